@@ -1,0 +1,1 @@
+//! What anon_auth does without Postgres.
