@@ -1,1 +1,18 @@
-//! What anon_auth does without Postgres.
+//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, and keys sealed at rest.
+//!
+//! Cryptography is aws-lc-rs throughout. Nothing here panics on input, and no error holds a key, a token
+//! or a part of one.
+
+pub mod algorithm;
+mod json;
+mod jwk;
+pub mod jwt;
+pub mod keys;
+pub mod random;
+pub mod refresh;
+pub mod seal;
+
+use base64::engine::{GeneralPurpose, general_purpose::URL_SAFE_NO_PAD};
+
+/// base64url as JOSE wants it (RFC 7515, section 2): no padding, and exactly one text for each value.
+const BASE64URL: GeneralPurpose = URL_SAFE_NO_PAD;

@@ -1,0 +1,15 @@
+//! Random bytes from the system's generator, through AWS-LC (which notices a fork by itself).
+
+use aws_lc_rs::rand;
+
+/// 16 random bytes that nobody can guess.
+pub fn nonce() -> [u8; 16] {
+    bytes()
+}
+
+pub(crate) fn bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // AWS-LC ends the process where the system has no entropy to give, so that this cannot fail.
+    rand::fill(&mut bytes).expect("the system's random number generator works");
+    bytes
+}
