@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Runs test suites on the Postgres of ANON_AUTH_PG_BIN, each on a fresh throwaway cluster, and ends
+# with the sum: "N passed, N failed". Usage: tests/run.sh SUITE...
+#
+#   unit           the crate that needs no Postgres
+#   sql            tests/sql against tests/expected: `setup` first, then all others, or only the one
+#                  that the variable T names
+#   integration    Rust tests over real connections; `cluster.sh start` tells which variables they get.
+#                  The database has anon_auth, and pg_cron where this Postgres comes with it
+#
+# Options for cargo, such as the profile, are taken from CARGO_OPTIONS. The servers' logs and the
+# differences of the SQL tests are kept in target/test-logs.
+set -euo pipefail
+umask 022
+cd "$(dirname "$0")/.."
+
+export ANON_AUTH_PG_BIN=${ANON_AUTH_PG_BIN:?is to name the folder of the Postgres programs to test on}
+version=$("$ANON_AUTH_PG_BIN/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+read -ra cargo_options <<<"${CARGO_OPTIONS:-}"
+logs=target/test-logs/$version
+passed=0 failed=0
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/anon_auth_test.XXXXXX")
+chmod a+rx "$work"
+
+say() { printf '\n[test %s] %s\n' "$version" "$*"; }
+
+# Starts the cluster of suite $1 and exports how to connect.
+start_cluster() {
+    local line settings
+    settings=$(tests/cluster.sh start "$work/$1")
+    while IFS= read -r line; do export "${line?}"; done <<<"$settings"
+}
+
+remove_cluster() {
+    mkdir -p "$logs"
+    cp "$work/$1/log" "$logs/$1.log"
+    tests/cluster.sh remove "$work/$1"
+}
+
+cleanup() {
+    local suite
+    for suite in sql integration; do
+        [ ! -e "$work/$suite/log" ] || remove_cluster "$suite"
+    done
+    rm -rf "$work"
+}
+trap cleanup EXIT
+
+# Adds a suite's result to the sum. $1 and $2 are its counts, $3 its exit code: a suite that broke
+# before it counted a failure has failed too.
+count() {
+    passed=$((passed + $1)) failed=$((failed + $2))
+    [ "$3" = 0 ] || [ "$2" != 0 ] || failed=$((failed + 1))
+}
+
+cargo_test() {
+    local code=0 counts
+    cargo test "${cargo_options[@]}" --no-fail-fast "$@" 2>&1 | tee "$work/output" || code=$?
+    counts=$(awk '/^test result:/ { p += $4; f += $6 } END { print p + 0, f + 0 }' "$work/output")
+    # shellcheck disable=SC2086 # two numbers
+    count $counts "$code"
+}
+
+unit() {
+    say "unit tests"
+    cargo_test -p anon_auth_core
+}
+
+sql() {
+    local code=0 all bad tests=(setup) file
+    for file in tests/sql/${T:-*}.sql; do
+        [ "$file" = tests/sql/setup.sql ] || tests+=("$(basename "$file" .sql)")
+    done
+    say "SQL tests"
+    start_cluster sql
+    mkdir "$work/results"
+    "$(dirname "$("$ANON_AUTH_PG_BIN/pg_config" --pgxs)")/../test/regress/pg_regress" \
+        --bindir="$ANON_AUTH_PG_BIN" --inputdir=tests --outputdir="$work/results" \
+        --host="$PGHOST" --port="$PGPORT" --user="$PGUSER" --dbname="$PGDATABASE" --use-existing \
+        "${tests[@]}" 2>&1 | tee "$work/output" || code=$?
+    if [ -s "$work/results/regression.diffs" ]; then
+        cat "$work/results/regression.diffs"
+        mkdir -p "$logs"
+        cp -R "$work/results/results" "$work/results/regression.diffs" "$logs/"
+    fi
+    remove_cluster sql
+    all=$(sed -nE 's/.*(All|of) ([0-9]+) tests (passed|failed).*/\2/p' "$work/output")
+    bad=$(sed -nE 's/.* ([0-9]+) of [0-9]+ tests failed.*/\1/p' "$work/output")
+    count $((${all:-0} - ${bad:-0})) "${bad:-0}" "$code"
+}
+
+integration() {
+    local extension
+    say "integration tests"
+    start_cluster integration
+    for extension in $([ "$ANON_AUTH_PG_CRON" = no ] || echo pg_cron) anon_auth; do
+        "$ANON_AUTH_PG_BIN/psql" -X -q -c "create extension $extension"
+    done
+    # They wait more than they work: for each other's locks, and for pg_cron's next minute.
+    RUST_TEST_THREADS=4 cargo_test -p anon_auth_tests
+    remove_cluster integration
+}
+
+for suite in "$@"; do
+    "$suite"
+done
+printf '\n%s passed, %s failed\n' "$passed" "$failed"
+[ "$failed" = 0 ] || { echo "logs and differences are in $logs" >&2; exit 1; }
