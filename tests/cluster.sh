@@ -46,23 +46,21 @@ as_server() {
 }
 
 # Prints the folder of Postgres's programs for the cluster in folder $1. A tree that the server's user
-# cannot read, say below /root, is copied into the cluster's folder.
+# cannot reach, say below /root, is copied into the cluster's folder.
 bin_of() {
-    local bin=${ANON_AUTH_PG_BIN:-$(dirname "$(realpath "$0")")/../target/pg/15/bin} tree
-    bin=$(realpath "$bin")
-    [ -x "$bin/postgres" ] || fail "no Postgres in $bin: run 'make build' first"
-    if [ -d "$1/pg" ]; then
-        tree=$1/pg
-    else
-        # Debian's programs are four levels below their prefix; elsewhere it is one.
-        tree=${bin%/lib/postgresql/*/bin}
-        tree=${tree%/bin}
-        if ! as_server "$bin/pg_config" --version >/dev/null 2>&1; then
-            cp -R "$tree" "$1/pg"
-            tree=$1/pg
+    local bin=${ANON_AUTH_PG_BIN:-$(dirname "$0")/../target/pg/15/bin} tree
+    if [ ! -d "$1/pg" ]; then
+        bin=$(realpath "$bin")
+        [ -x "$bin/postgres" ] || fail "no Postgres in $bin: run 'make build' first"
+        if as_server "$bin/pg_config" --version >/dev/null 2>&1; then
+            echo "$bin"
+            return
         fi
+        # Debian's programs are four levels below their prefix; elsewhere it is one.
+        tree=${bin%/bin}
+        cp -R "${tree%/lib/postgresql/*}" "$1/pg"
     fi
-    realpath "$tree"/bin
+    realpath "$1/pg/bin"
 }
 
 # Makes folder $1, where it is missing, and gives it to the server's user.
@@ -90,7 +88,7 @@ has_pg_cron() { [ -e "$("$bin/pg_config" --pkglibdir)/pg_cron.so" ]; }
 launch() {
     if ! as_server "$bin/pg_ctl" start -w -t 120 -s -D "$1/data" -l "$1/log" >/dev/null 2>&1; then
         tail -n 20 "$1/log" >&2 || true
-        fail "Postgres did not start; its log is $1/log"
+        fail "Postgres did not start; above is the end of its log, $1/log"
     fi
 }
 

@@ -14,26 +14,27 @@ set -euo pipefail
 umask 022
 cd "$(dirname "$0")/.."
 
-export ANON_AUTH_PG_BIN=${ANON_AUTH_PG_BIN:?is to name the folder of the Postgres programs to test on}
-version=$("$ANON_AUTH_PG_BIN/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+bin=${ANON_AUTH_PG_BIN:?is to name the folder of the Postgres programs to test on}
+version=$("$bin/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
 read -ra cargo_options <<<"${CARGO_OPTIONS:-}"
 logs=target/test-logs/$version
 passed=0 failed=0
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/anon_auth_test.XXXXXX")
 chmod a+rx "$work"
+rm -rf "$logs"
+mkdir -p "$logs"
 
 say() { printf '\n[test %s] %s\n' "$version" "$*"; }
 
 # Starts the cluster of suite $1 and exports how to connect.
 start_cluster() {
     local line settings
-    settings=$(tests/cluster.sh start "$work/$1")
+    settings=$(ANON_AUTH_PG_BIN=$bin tests/cluster.sh start "$work/$1")
     while IFS= read -r line; do export "${line?}"; done <<<"$settings"
 }
 
 remove_cluster() {
-    mkdir -p "$logs"
     cp "$work/$1/log" "$logs/$1.log"
     tests/cluster.sh remove "$work/$1"
 }
@@ -74,16 +75,11 @@ sql() {
     done
     say "SQL tests"
     start_cluster sql
-    mkdir "$work/results"
-    "$(dirname "$("$ANON_AUTH_PG_BIN/pg_config" --pgxs)")/../test/regress/pg_regress" \
-        --bindir="$ANON_AUTH_PG_BIN" --inputdir=tests --outputdir="$work/results" \
+    "$(dirname "$("$bin/pg_config" --pgxs)")/../test/regress/pg_regress" \
+        --bindir="$bin" --inputdir=tests --outputdir="$logs" \
         --host="$PGHOST" --port="$PGPORT" --user="$PGUSER" --dbname="$PGDATABASE" --use-existing \
         "${tests[@]}" 2>&1 | tee "$work/output" || code=$?
-    if [ -s "$work/results/regression.diffs" ]; then
-        cat "$work/results/regression.diffs"
-        mkdir -p "$logs"
-        cp -R "$work/results/results" "$work/results/regression.diffs" "$logs/"
-    fi
+    cat "$logs/regression.diffs" 2>/dev/null || true
     remove_cluster sql
     all=$(sed -nE 's/.*(All|of) ([0-9]+) tests (passed|failed).*/\2/p' "$work/output")
     bad=$(sed -nE 's/.* ([0-9]+) of [0-9]+ tests failed.*/\1/p' "$work/output")
@@ -95,7 +91,7 @@ integration() {
     say "integration tests"
     start_cluster integration
     for extension in $([ "$ANON_AUTH_PG_CRON" = no ] || echo pg_cron) anon_auth; do
-        "$ANON_AUTH_PG_BIN/psql" -X -q -c "create extension $extension"
+        "$bin/psql" -X -q -c "create extension $extension"
     done
     # They wait more than they work: for each other's locks, and for pg_cron's next minute.
     RUST_TEST_THREADS=4 cargo_test -p anon_auth_tests
