@@ -31,7 +31,7 @@ pub struct SigningKey {
 
 #[derive(Clone)]
 pub(crate) enum Signer {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Rsa(RsaKeyPair),
     Ecdsa(EcdsaKeyPair),
     Ed25519(Ed25519KeyPair),
@@ -163,7 +163,7 @@ pub struct VerifyingKey {
 
 #[derive(Clone)]
 enum Verifier {
-    Hmac(hmac::Key),
+    Hmac(Box<hmac::Key>),
     Public(ParsedPublicKey),
 }
 
@@ -213,13 +213,13 @@ impl fmt::Debug for VerifyingKey {
     }
 }
 
-fn hmac_key(secret: &[u8]) -> Result<hmac::Key, KeyError> {
+fn hmac_key(secret: &[u8]) -> Result<Box<hmac::Key>, KeyError> {
     if secret.len() < MIN_SECRET_BYTES {
         return Err(KeyError::invalid(format!(
             "a secret for HS256 has at least {MIN_SECRET_BYTES} bytes"
         )));
     }
-    Ok(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    Ok(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
 }
 
 /// Why a key is refused or failed to work.

@@ -1,0 +1,13 @@
+//! The library's tests. A test that proves a requirement has its number for a name.
+#![allow(non_snake_case)]
+
+mod claims;
+mod hostile_headers;
+mod hostile_tokens;
+mod jwk;
+mod keys;
+mod refresh;
+mod rfc;
+mod seal;
+mod support;
+mod tokens;
