@@ -19,7 +19,7 @@ export CARGO_OPTIONS
 export RUSTFLAGS := -C link-arg=-Wl,--no-gc-sections
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare build test test-unit test-sql test-integration test-all lint demo psql package install clean
+.PHONY: help prepare tree build test test-unit test-sql test-integration test-all lint demo psql package install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -28,9 +28,11 @@ help: ## this list
 
 prepare: ## install what building needs and this machine lacks (asks sudo where it must)
 	@.ci/prepare $(PG)
+
+tree: prepare
 	@.ci/postgres-tree $(PG)
 
-build: prepare ## build the extension into the private Postgres
+build: tree ## build the extension into the private Postgres
 	umask 022 && cargo pgrx install $(CARGO_OPTIONS) $(FEATURES) --pg-config '$(PGRX_PG_CONFIG_PATH)'
 	@chmod -R a+rX '$(TREE)'
 
@@ -52,7 +54,7 @@ test-all: ## everything, on Postgres 15, 16, 17 and 18
 	done; \
 	[ -z "$$failed" ] || { echo "failed on Postgres$$failed" >&2; exit 1; }
 
-lint: prepare ## clippy with warnings as errors, and rustfmt
+lint: tree ## clippy with warnings as errors, and rustfmt
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
 
