@@ -1,3 +1,89 @@
 //! anon_auth: anonymous authentication for Postgres.
+//!
+//! The SQL surface (tables, functions, grants, comments) is in `sql/`, one file per topic; this crate holds
+//! what those functions do. Start with `claims.rs` (who is calling?) and `sessions.rs` (sign-in and refresh).
 
-pgrx::pg_module_magic!();
+use pgrx::pg_sys;
+
+mod as_owner;
+mod audit;
+mod authenticate;
+mod catalog;
+mod claims;
+mod cleanup;
+mod clock;
+mod compat;
+mod deletion;
+mod error;
+mod foreign_keys;
+mod function;
+mod guc;
+mod json;
+mod key_rotation;
+mod keys;
+mod own_transaction;
+mod postgrest;
+mod readers;
+mod sessions;
+mod settings;
+mod spi;
+mod users;
+
+pgrx::pg_module_magic!(name, version);
+
+pgrx::extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+pgrx::extension_sql_file!("../sql/settings.sql", name = "settings", requires = ["bootstrap"]);
+pgrx::extension_sql_file!("../sql/users.sql", name = "users", requires = ["settings"]);
+pgrx::extension_sql_file!("../sql/sessions.sql", name = "sessions", requires = ["users"]);
+pgrx::extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["sessions"]);
+pgrx::extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["readers"]);
+pgrx::extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["keys"]);
+pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["audit"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
+pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
+
+/// Called by Postgres once per backend, when the library is loaded.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    guc::define();
+    deletion::install_hook();
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(at_subtransaction_event), std::ptr::null_mut());
+        pg_sys::CacheRegisterRelcacheCallback(Some(at_relcache_invalidation), pg_sys::Datum::from(0));
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type, _context: *mut std::ffi::c_void) {
+    use pg_sys::XactEvent::*;
+    if matches!(
+        event,
+        XACT_EVENT_COMMIT
+            | XACT_EVENT_PARALLEL_COMMIT
+            | XACT_EVENT_ABORT
+            | XACT_EVENT_PARALLEL_ABORT
+            | XACT_EVENT_PREPARE
+    ) {
+        claims::at_transaction_end();
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_subtransaction_event(
+    event: pg_sys::SubXactEvent::Type,
+    _id: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _context: *mut std::ffi::c_void,
+) {
+    if event == pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB {
+        // A session or user written in it is gone again.
+        claims::forget();
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn at_relcache_invalidation(_context: pg_sys::Datum, relation: pg_sys::Oid) {
+    catalog::invalidated(relation);
+}

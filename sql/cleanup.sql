@@ -1,0 +1,89 @@
+-- Guests who expired go, in batches, without blocking anyone.
+
+create function auth.cleanup_expired_users(batch_size integer default 250, dry_run boolean default false, recheck_before timestamptz default null) returns jsonb
+    language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
+    as 'MODULE_PATHNAME', 'anon_auth_cleanup_expired_users';
+comment on function auth.cleanup_expired_users(integer, boolean, timestamptz) is
+'Deletes one batch of expired guests, expired and revoked sessions, expired one-time tokens and old audit entries, and returns what it did: deleted, spared and blocked (guests), by_table (why), sessions, one_time_tokens, more (whether another batch is waiting).
+A guest is expired when all of these hold: created cleanup_age ago, not active for cleanup_inactivity, and (with cleanup_unreachable_only) no live session, device key or code left. Its rows in application tables go or stay as their foreign keys say; a key that forbids the deletion blocks the guest, and with cleanup_spare_owners any row spares it.
+Arguments: batch_size, guests at the most, NULL for all; dry_run, true to do it all and roll it back, for the numbers; recheck_before, guests that had to be left before this time are tried again, NULL for now.
+Errors: validation_failed (PT400).
+Example: select auth.cleanup_expired_users(null, dry_run => true);';
+
+-- It commits, so it can be neither SECURITY DEFINER nor have a SET clause; hence nothing in it is left to a search_path.
+create procedure auth.cleanup()
+    language plpgsql
+as $$
+declare
+    started constant pg_catalog.timestamptz := pg_catalog.clock_timestamp();
+    result pg_catalog.jsonb;
+begin
+    loop
+        result := auth.cleanup_expired_users(recheck_before => started);
+        commit;
+        exit when not pg_catalog.jsonb_extract_path_text(result, 'more')::pg_catalog.bool;
+    end loop;
+end
+$$;
+comment on procedure auth.cleanup() is
+'Deletes everything that has expired, a batch per transaction; can be stopped and started at any time, and run twice at once. Call it outside a transaction block, by a role that has EXECUTE on it and on auth.cleanup_expired_users(); it need not be a superuser.
+Example: call auth.cleanup();';
+
+create function auth.schedule_cleanup(schedule text default '*/10 * * * *') returns bigint
+    language plpgsql security invoker set search_path = pg_catalog, auth, pg_temp
+as $$
+declare
+    here constant text := current_database();
+    elsewhere constant text := current_setting('cron.database_name', true);
+    id bigint;
+begin
+    if to_regprocedure('cron.schedule(text,text,text)') is null then
+        if elsewhere is not null and elsewhere <> here then
+            raise exception 'pg_cron_elsewhere: pg_cron runs in database "%", not in this one', elsewhere
+                using errcode = 'PT501',
+                      hint = format('Run there, as the role that is to clean up: SELECT cron.schedule_in_database(%L, %L, %L, %L);',
+                                    'anon_auth_cleanup', schedule, 'call auth.cleanup()', here);
+        end if;
+        raise exception 'pg_cron_missing: the extension pg_cron is not installed in database "%"', here
+            using errcode = 'PT501',
+                  hint = format('Add pg_cron to shared_preload_libraries, set cron.database_name = %L, restart, and run: CREATE EXTENSION pg_cron; Or have any scheduler run: call auth.cleanup();', here);
+    end if;
+    if not has_schema_privilege('cron', 'usage') then
+        raise exception 'pg_cron_not_allowed: role "%" may not use pg_cron', current_user
+            using errcode = 'PT403',
+                  hint = format('Run as a superuser: GRANT USAGE ON SCHEMA cron TO %I;', current_user);
+    end if;
+    begin
+        execute 'select cron.schedule($1, $2, $3)' into id using 'anon_auth_cleanup', schedule, 'call auth.cleanup()';
+    exception when invalid_parameter_value or invalid_text_representation or syntax_error or internal_error or raise_exception then
+        raise exception 'validation_failed: "%" is not a schedule: %', schedule, sqlerrm
+            using errcode = 'PT400',
+                  hint = 'Use cron''s five fields, such as "*/10 * * * *".';
+    end;
+    return id;
+end
+$$;
+comment on function auth.schedule_cleanup(text) is
+'Has pg_cron run "call auth.cleanup()" as the current role, and returns the job''s id. Scheduling again replaces the job. The role must be able to log in and needs EXECUTE on auth.cleanup() and auth.cleanup_expired_users() (auth.create_roles() grants both to service_role) and USAGE on schema cron.
+Arguments: schedule, in cron''s syntax.
+Errors: pg_cron_missing, pg_cron_elsewhere (PT501: the HINT has the statement to run), pg_cron_not_allowed (PT403), validation_failed (PT400).
+Example: select auth.schedule_cleanup(''*/10 * * * *'');';
+
+create function auth.unschedule_cleanup() returns boolean
+    language plpgsql security invoker set search_path = pg_catalog, auth, pg_temp
+as $$
+declare
+    found_one boolean;
+begin
+    if to_regclass('cron.job') is null then
+        return false;
+    end if;
+    -- cron.job shows a role only its own jobs.
+    execute 'select bool_or(cron.unschedule(jobid)) from cron.job where jobname = $1 and username = current_user and database = current_database()'
+        into found_one using 'anon_auth_cleanup';
+    return coalesce(found_one, false);
+end
+$$;
+comment on function auth.unschedule_cleanup() is
+'Removes the job that auth.schedule_cleanup() made as the current role; returns whether there was one.
+Example: select auth.unschedule_cleanup();';

@@ -1,0 +1,61 @@
+-- Last: privileges, dump registration, ownership. Whatever is not granted here, nobody but the owner has.
+
+revoke all on all tables in schema auth from public;
+revoke all on all routines in schema auth from public;
+
+-- Foreign keys of application tables; the column can be referenced, not read.
+grant references (id) on auth.users to public;
+
+-- Readers, for policies.
+grant execute on function auth.jwt() to public;
+grant execute on function auth.uid() to public;
+grant execute on function auth.role() to public;
+grant execute on function auth.email() to public;
+grant execute on function auth.is_anonymous() to public;
+grant execute on function auth.session_id() to public;
+
+-- Client functions; each checks its caller itself.
+grant execute on function auth.sign_in_anonymously(jsonb, text) to public;
+grant execute on function auth.refresh_session(text) to public;
+grant execute on function auth.sign_out(text) to public;
+grant execute on function auth.authenticate(text) to public;
+grant execute on function auth.verify_token(text) to public;
+grant execute on function auth.pre_request() to public;
+grant execute on function auth.get_user() to public;
+grant execute on function auth.user_info() to public;
+grant execute on function auth.delete_user() to public;
+grant execute on function auth.jwks() to public;
+
+select pg_catalog.pg_extension_config_dump('auth.users', '');
+select pg_catalog.pg_extension_config_dump('auth.identities', '');
+select pg_catalog.pg_extension_config_dump('auth.one_time_tokens', '');
+select pg_catalog.pg_extension_config_dump('auth.device_keys', '');
+select pg_catalog.pg_extension_config_dump('auth.sessions', '');
+select pg_catalog.pg_extension_config_dump('auth.session_revocations', '');
+select pg_catalog.pg_extension_config_dump('auth.settings', '');
+select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
+select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
+
+insert into auth.installed_parts (relation, kind, name)
+select relation, kind, name from auth.table_parts();
+
+do $$
+declare
+    object record;
+begin
+    for object in
+        select case c.relkind when 'v' then 'view' else 'table' end as kind, c.oid::regclass::text as name
+          from pg_catalog.pg_class c
+          join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
+          join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
+         where c.relkind in ('r', 'v')
+        union all
+        select 'routine', p.oid::regprocedure::text
+          from pg_catalog.pg_proc p
+          join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
+          join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
+    loop
+        execute pg_catalog.format('alter %s %s owner to anon_auth_owner', object.kind, object.name);
+    end loop;
+end
+$$;

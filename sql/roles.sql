@@ -1,0 +1,52 @@
+-- The roles of an API, made on request only: they belong to the cluster, not to this database.
+
+create function auth.create_roles(login_role text default null) returns void
+    language plpgsql security invoker set search_path = pg_catalog, auth, pg_temp
+as $$
+declare
+    administration constant text[] := array[
+        'auth.setting(text)', 'auth.set_setting(text, text)', 'auth.setting_definitions()', 'auth.table_parts()',
+        'auth.import_provider(jsonb)', 'auth.export_provider()',
+        'auth.create_signing_key(text)', 'auth.rotate_signing_key(text)', 'auth.import_signing_key(jsonb)',
+        'auth.revoke_signing_key(text)', 'auth.seal_signing_keys()',
+        'auth.cleanup_expired_users(integer, boolean, timestamptz)',
+        'auth.schedule_cleanup(text)', 'auth.unschedule_cleanup()'];
+    views constant text[] := array['auth.all_settings', 'auth.customizations'];
+    item text;
+begin
+    if login_role is not null and not exists (select from pg_roles where rolname = login_role) then
+        raise exception 'validation_failed: there is no role "%"', login_role
+            using errcode = 'PT400', hint = format('CREATE ROLE %I LOGIN NOINHERIT;', login_role);
+    end if;
+
+    if not exists (select from pg_roles where rolname = 'anon') then
+        create role anon nologin noinherit;
+        comment on role anon is 'Callers without a user (anon_auth)';
+    end if;
+    if not exists (select from pg_roles where rolname = 'authenticated') then
+        create role authenticated nologin noinherit;
+        comment on role authenticated is 'Signed-in users, guests included (anon_auth)';
+    end if;
+    if not exists (select from pg_roles where rolname = 'service_role') then
+        create role service_role nologin noinherit;
+        comment on role service_role is 'Administration of anon_auth by trusted servers';
+    end if;
+
+    foreach item in array administration loop
+        execute 'grant execute on function ' || item || ' to service_role';
+    end loop;
+    execute 'grant execute on procedure auth.cleanup() to service_role';
+    foreach item in array views loop
+        execute 'grant select on ' || item || ' to service_role';
+    end loop;
+
+    if login_role is not null then
+        execute format('grant anon, authenticated to %I', login_role);
+    end if;
+end
+$$;
+comment on function auth.create_roles(text) is
+'Makes the roles anon (callers without a user), authenticated (signed-in users) and service_role (administration) where they are missing, and lets service_role call the administration functions of this schema. Runs with the caller''s rights: a superuser''s, or CREATEROLE with membership in anon_auth_owner.
+Arguments: login_role, the role your application or PostgREST connects as; it gets anon and authenticated, which auth.authenticate() switches to.
+Errors: validation_failed (PT400: no such role).
+Example: select auth.create_roles(''app'');';

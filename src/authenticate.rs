@@ -1,0 +1,76 @@
+//! `auth.authenticate()`: from an access token to the user and role of this transaction.
+
+use crate::compat;
+use crate::error::{Result, error, warning};
+use crate::function::Args;
+use crate::{guc, sessions, sql_function};
+use pgrx::pg_sys;
+use std::ffi::CString;
+
+/// Makes the bearer of `token` the user of this transaction; returns its id.
+///
+/// # Errors
+/// Those of [`sessions::verify_access_token`], and `role_not_allowed`.
+pub fn authenticate(token: &str) -> Result<Option<pgrx::Uuid>> {
+    let (verified, _) = sessions::verify_access_token(token)?;
+    if guc::switch_role() {
+        // First: a caller must not end up with the user's identity in a role of more rights.
+        take_role(verified.role.as_deref().unwrap_or_default())?;
+    }
+    set_local("anon_auth.access_token", token)?;
+    if !unsafe { pg_sys::IsTransactionBlock() } {
+        warning(
+            pgrx::PgSqlErrorCode::ERRCODE_NO_ACTIVE_SQL_TRANSACTION,
+            "no_active_transaction: auth.authenticate() has no effect beyond this statement",
+            "Call it inside a transaction block: BEGIN; SELECT auth.authenticate($1); …; COMMIT;",
+        );
+    }
+    Ok(verified.user.map(|user| pgrx::Uuid::from_bytes(*user.as_bytes())))
+}
+
+fn take_role(role: &str) -> Result<()> {
+    let login = unsafe {
+        let name = pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), false);
+        std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+    };
+    let name = CString::new(role).unwrap_or_default();
+    let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
+    if role.is_empty() || oid == pg_sys::InvalidOid {
+        return Err(error(403, "role_not_allowed", format!("the role \"{role}\" of the access token does not exist"))
+            .hint(format!("SELECT auth.create_roles('{}');", login.replace('\'', "''"))));
+    }
+    if !compat::may_take_role(oid) {
+        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
+        return Err(error(
+            403,
+            "role_not_allowed",
+            format!("role \"{login}\" may not take the role \"{role}\" of the access token"),
+        )
+        .hint(format!("GRANT {} TO {};", quoted(role), quoted(&login))));
+    }
+    set_local("role", role)
+}
+
+/// `SET LOCAL`, with the value kept out of any statement text.
+pub fn set_local(name: &str, value: &str) -> Result<()> {
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return Err(crate::error::invalid("a setting's value must not contain a NUL byte"));
+    };
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            if pg_sys::superuser() { pg_sys::GucContext::PGC_SUSET } else { pg_sys::GucContext::PGC_USERSET },
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_LOCAL,
+            true,
+            0,
+            false,
+        );
+    }
+    Ok(())
+}
+
+sql_function!(anon_auth_authenticate, "pg_finfo_anon_auth_authenticate", |args: &Args| {
+    authenticate(&args.get::<String>(0).unwrap_or_default())
+});

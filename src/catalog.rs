@@ -1,0 +1,200 @@
+//! The extension's own tables as Postgres knows them, and look-ups of single rows by primary key.
+//!
+//! The look-ups are index scans by OID: no SQL is parsed, so nothing in the caller's `search_path` can take
+//! part in them, and no transaction id is assigned, so they work on a standby and in a parallel worker.
+
+use pgrx::{FromDatum, pg_sys};
+use std::cell::Cell;
+use std::ffi::CStr;
+
+/// OIDs of the tables that Rust reads without SQL, and of their primary keys.
+#[derive(Clone, Copy)]
+pub struct Relations {
+    pub users: pg_sys::Oid,
+    pub users_pkey: pg_sys::Oid,
+    pub sessions: pg_sys::Oid,
+    pub sessions_pkey: pg_sys::Oid,
+    pub session_revocations: pg_sys::Oid,
+    pub session_revocations_pkey: pg_sys::Oid,
+    pub settings: pg_sys::Oid,
+    pub signing_keys: pg_sys::Oid,
+}
+
+thread_local! {
+    static RELATIONS: Cell<Option<Relations>> = const { Cell::new(None) };
+}
+
+/// The tables; `None` where the extension is not installed in this database.
+pub fn relations() -> Option<Relations> {
+    if let Some(relations) = RELATIONS.get() {
+        return Some(relations);
+    }
+    let schema = unsafe { pg_sys::get_namespace_oid(c"auth".as_ptr(), true) };
+    let oid = |name: &CStr| {
+        let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
+        (oid != pg_sys::InvalidOid).then_some(oid)
+    };
+    let relations = Relations {
+        users: oid(c"users")?,
+        users_pkey: oid(c"users_pkey")?,
+        sessions: oid(c"sessions")?,
+        sessions_pkey: oid(c"sessions_pkey")?,
+        session_revocations: oid(c"session_revocations")?,
+        session_revocations_pkey: oid(c"session_revocations_pkey")?,
+        settings: oid(c"settings")?,
+        signing_keys: oid(c"signing_keys")?,
+    };
+    RELATIONS.set(Some(relations));
+    Some(relations)
+}
+
+/// What a relcache invalidation for `relation` means for the caches. Sets flags only: it is called in the
+/// middle of whatever Postgres is doing.
+pub fn invalidated(relation: pg_sys::Oid) {
+    let Some(known) = RELATIONS.get() else { return };
+    let everything = relation == pg_sys::InvalidOid;
+    let is_settings = relation == known.settings;
+    let is_keys = relation == known.signing_keys;
+    let is_session = [known.users, known.sessions, known.session_revocations].contains(&relation);
+    if everything || is_settings {
+        crate::settings::mark_stale();
+    }
+    if everything || is_keys {
+        crate::keys::mark_stale();
+    }
+    if everything || is_session {
+        crate::claims::forget();
+    }
+    if everything || is_settings || is_keys || is_session {
+        // A dropped and re-created extension has other OIDs.
+        RELATIONS.set(None);
+    }
+}
+
+/// A snapshot of everything that is committed now, and of this transaction's own changes. In a parallel
+/// operation it is the query's snapshot, as no other can be had there.
+pub struct LatestSnapshot(pg_sys::Snapshot);
+
+impl LatestSnapshot {
+    pub fn take() -> Self {
+        unsafe {
+            let snapshot =
+                if pg_sys::IsInParallelMode() { pg_sys::GetActiveSnapshot() } else { pg_sys::GetLatestSnapshot() };
+            Self(pg_sys::RegisterSnapshot(snapshot))
+        }
+    }
+
+    /// The row of `table` whose primary key, the first column, is `id`.
+    pub fn find<T>(
+        &self,
+        table: pg_sys::Oid,
+        primary_key: pg_sys::Oid,
+        id: uuid::Uuid,
+        read: impl FnOnce(&Tuple) -> T,
+    ) -> Option<T> {
+        let mut id = *id.as_bytes();
+        let mut key = pg_sys::ScanKeyData::default();
+        unsafe {
+            pg_sys::ScanKeyInit(
+                &mut key,
+                1,
+                pg_sys::BTEqualStrategyNumber as _,
+                pg_sys::Oid::from(pg_sys::F_UUID_EQ),
+                pg_sys::Datum::from(id.as_mut_ptr()),
+            );
+        }
+        let mut read = Some(read);
+        let mut found = None;
+        self.scan(table, primary_key, &mut [key], |tuple| found = read.take().map(|read| read(tuple)));
+        found
+    }
+
+    /// Every row of `table`, for tables of a handful of rows.
+    pub fn all(&self, table: pg_sys::Oid, read: impl FnMut(&Tuple)) {
+        self.scan(table, pg_sys::InvalidOid, &mut [], read);
+    }
+
+    fn scan(
+        &self,
+        table: pg_sys::Oid,
+        index: pg_sys::Oid,
+        keys: &mut [pg_sys::ScanKeyData],
+        mut read: impl FnMut(&Tuple),
+    ) {
+        unsafe {
+            let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+            let by_index = index != pg_sys::InvalidOid;
+            let scan =
+                pg_sys::systable_beginscan(relation, index, by_index, self.0, keys.len() as _, keys.as_mut_ptr());
+            loop {
+                let tuple = pg_sys::systable_getnext(scan);
+                if tuple.is_null() {
+                    break;
+                }
+                read(&Tuple { tuple, relation });
+            }
+            pg_sys::systable_endscan(scan);
+            pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
+        }
+    }
+}
+
+impl Drop for LatestSnapshot {
+    fn drop(&mut self) {
+        // While an error unwinds, the abort of the transaction releases it.
+        if !std::thread::panicking() {
+            unsafe { pg_sys::UnregisterSnapshot(self.0) };
+        }
+    }
+}
+
+/// A row found by [`LatestSnapshot`], valid inside the closure that it is given to.
+pub struct Tuple {
+    tuple: pg_sys::HeapTuple,
+    relation: pg_sys::Relation,
+}
+
+impl Tuple {
+    /// The column named `column`, copied; `None` for NULL. Its SQL type must be the one `T` stands for.
+    pub fn get<T: FromDatum>(&self, column: &CStr) -> Option<T> {
+        unsafe {
+            let description = (*self.relation).rd_att;
+            let number = pg_sys::get_attnum((*self.relation).rd_id, column.as_ptr());
+            assert!(number > 0, "table has no column {column:?}");
+            let mut null = false;
+            let datum = pg_sys::heap_getattr(self.tuple, number as _, description, &mut null);
+            T::from_datum(datum, null)
+        }
+    }
+
+    /// A UUID column that is not NULL.
+    pub fn uuid(&self, column: &CStr) -> uuid::Uuid {
+        self.get::<pgrx::Uuid>(column).map_or_else(uuid::Uuid::nil, |id| uuid::Uuid::from_bytes(*id.as_bytes()))
+    }
+
+    /// A `timestamptz` column in microseconds since Postgres's epoch.
+    pub fn timestamp(&self, column: &CStr) -> Option<i64> {
+        self.get::<pgrx::datum::TimestampWithTimeZone>(column).map(i64::from)
+    }
+}
+
+/// Whether `table` was created in the current transaction, so that no other session can see it yet.
+pub fn created_here(table: pg_sys::Oid) -> bool {
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        // 0 is InvalidSubTransactionId.
+        let here = (*relation).rd_createSubid != 0;
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
+        here
+    }
+}
+
+/// The role that owns `table`.
+pub fn owner(table: pg_sys::Oid) -> pg_sys::Oid {
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
+        owner
+    }
+}

@@ -1,0 +1,412 @@
+//! Who the caller is: the verified claims of this transaction's access token.
+//!
+//! Three layers, each asked only when the one before it does not know:
+//! 1. `CURRENT`: what the readers return on every row; good until a flag says otherwise (hot path).
+//! 2. Session and user in the database: once per transaction and command, by primary key (`freshness`).
+//! 3. Tokens whose signature was verified before, per backend.
+
+use crate::error::{Error, Result, error};
+use crate::{clock, guc, keys, sessions, settings, users};
+use anon_auth_core::jwt;
+use pgrx::{IntoDatum, JsonB, pg_sys};
+use serde_json::{Map, Value};
+use std::cell::{Cell, RefCell};
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use uuid::Uuid;
+
+/// A token whose signature, issuer, audience and times were found good.
+pub struct Verified {
+    pub claims: Map<String, Value>,
+    /// Microseconds since Postgres's epoch.
+    expires: i64,
+    not_before: i64,
+    pub user: Option<Uuid>,
+    pub session: Option<Uuid>,
+    counter: i64,
+    pub role: Option<String>,
+    /// A token of ours; not claims that somebody else verified.
+    is_ours: bool,
+    /// The claims as the readers return them, as they were built last.
+    built: RefCell<Option<Rc<Built>>>,
+}
+
+/// What the database knows about the token's user now; it overrides the token.
+#[derive(Clone, PartialEq, Default)]
+pub struct Now {
+    pub is_anonymous: bool,
+    pub email: Option<String>,
+    pub phone: Option<String>,
+}
+
+/// Claims in the form that readers return, in a memory context of their own.
+pub struct Built {
+    overlay: Option<Now>,
+    /// The transaction it was built in, if only copies of the values were handed out there.
+    copied_in: Option<u64>,
+    context: pg_sys::MemoryContext,
+    pub jwt: pg_sys::Datum,
+    pub user: Option<pg_sys::Datum>,
+    pub session: Option<pg_sys::Datum>,
+    pub role: Option<pg_sys::Datum>,
+    pub email: Option<pg_sys::Datum>,
+    pub is_anonymous: Option<bool>,
+}
+
+/// The answer to "who is calling?", and how long it is good for.
+pub struct Current {
+    /// Cleared by whatever could change the answer.
+    is_known: bool,
+    /// Counts how often it was cleared.
+    forgotten: u64,
+    /// Counts transactions.
+    transaction: u64,
+    command: pg_sys::CommandId,
+    expires: i64,
+    not_before: i64,
+    built: Option<Rc<Built>>,
+    /// Too many values replaced in this transaction: hand out copies, so that no more have to be kept.
+    pub copy: bool,
+}
+
+struct BackendLocal<T>(std::cell::UnsafeCell<T>);
+// A backend has one thread.
+unsafe impl<T> Sync for BackendLocal<T> {}
+
+static CURRENT: BackendLocal<Current> = BackendLocal(std::cell::UnsafeCell::new(Current {
+    is_known: false,
+    forgotten: 0,
+    transaction: 0,
+    command: 0,
+    expires: 0,
+    not_before: 0,
+    built: None,
+    copy: false,
+}));
+
+/// Tokens verified before that are kept. A pooled backend serves many users in turn.
+const KEPT_TOKENS: NonZeroUsize = NonZeroUsize::new(32).unwrap();
+/// Replaced values that are kept until the transaction ends, because a running query may point at them.
+const KEPT_REPLACED: usize = 64;
+
+thread_local! {
+    static VERIFIED: RefCell<lru::LruCache<String, Rc<Verified>>> = RefCell::new(lru::LruCache::new(KEPT_TOKENS));
+    static VERIFIED_IS_STALE: Cell<bool> = const { Cell::new(false) };
+    /// `request.jwt.claims` as last seen, and what was made of it.
+    static REQUEST: RefCell<Option<(String, Option<Rc<Verified>>)>> = const { RefCell::new(None) };
+    static REPLACED: RefCell<Vec<pg_sys::MemoryContext>> = const { RefCell::new(Vec::new()) };
+}
+
+// Called on every row, so not through pgrx, whose guard costs more than they do. Neither raises an error.
+unsafe extern "C-unwind" {
+    fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
+    fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+}
+
+/// The claims for a reader; `None` without a valid token. The hot path.
+///
+/// # Safety
+/// From a function that Postgres calls, in the backend's one thread. The reference is good for that call.
+#[inline(always)]
+pub unsafe fn current() -> Option<(&'static Built, bool)> {
+    unsafe {
+        let current = &*CURRENT.0.get();
+        let now = GetCurrentStatementStartTimestamp();
+        // A command that wrote may have changed the session or the user: look again.
+        let is_good = current.is_known
+            && current.command == GetCurrentCommandId(false)
+            && now < current.expires
+            && now >= current.not_before;
+        if !is_good {
+            pg_sys::panic::pgrx_extern_c_guard(find_current);
+        }
+        let current = &*CURRENT.0.get();
+        current.built.as_deref().map(|built| (built, current.copy))
+    }
+}
+
+/// Forgets who the caller is, but not which tokens are good. Sets a flag only; safe anywhere.
+pub fn forget() {
+    let current = unsafe { &mut *CURRENT.0.get() };
+    current.is_known = false;
+    current.forgotten += 1;
+}
+
+/// Forgets which tokens are good as well: keys or settings changed. Sets flags only; safe anywhere.
+pub fn forget_verified() {
+    VERIFIED_IS_STALE.set(true);
+    forget();
+}
+
+/// A transaction ended: no query points at a replaced value any more.
+pub fn at_transaction_end() {
+    forget();
+    let current = unsafe { &mut *CURRENT.0.get() };
+    current.copy = false;
+    current.transaction += 1;
+    let replaced = REPLACED.take();
+    for context in replaced {
+        unsafe { pg_sys::MemoryContextDelete(context) };
+    }
+}
+
+fn find_current() {
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let command = unsafe { GetCurrentCommandId(false) };
+    let now = unsafe { GetCurrentStatementStartTimestamp() };
+    let forgotten = unsafe { (*CURRENT.0.get()).forgotten };
+
+    let (verified, from_request) = find_verified();
+    let mut built = None;
+    let mut valid = (i64::MIN, i64::MAX);
+    if let Some(verified) = verified {
+        valid = (verified.not_before, verified.expires);
+        if now >= verified.not_before && now < verified.expires {
+            match freshness(&verified) {
+                Ok(overlay) => built = Some(build(&verified, overlay)),
+                Err(error) => error.discard(),
+            }
+        } else {
+            valid = (i64::MIN, i64::MAX);
+        }
+    }
+    unsafe {
+        let current = &mut *CURRENT.0.get();
+        let replaced = std::mem::replace(&mut current.built, built);
+        current.command = command;
+        (current.not_before, current.expires) = valid;
+        // Unless an invalidation arrived meanwhile; and request.jwt.claims is not a setting of ours, so nobody
+        // tells when it changes: that one is asked for at every call.
+        current.is_known = current.forgotten == forgotten && !from_request;
+        drop(replaced);
+    }
+}
+
+/// The token of this transaction or, where they are trusted, the claims of the request.
+fn find_verified() -> (Option<Rc<Verified>>, bool) {
+    if let Some(token) = guc::access_token() {
+        match verify(&token) {
+            Ok(verified) => return (Some(verified), false),
+            Err(error) => error.discard(),
+        }
+    }
+    if guc::trust_request_claims() { (request_claims(), true) } else { (None, false) }
+}
+
+/// Verifies a token's signature, issuer, audience and times, or recalls that it was.
+pub fn verify(token: &str) -> Result<Rc<Verified>> {
+    let settings = settings::current()?;
+    if VERIFIED_IS_STALE.replace(false) {
+        let forgotten = VERIFIED.with_borrow_mut(|known| std::mem::replace(known, lru::LruCache::new(KEPT_TOKENS)));
+        drop(forgotten);
+        drop(REQUEST.take());
+    }
+    let now = unsafe { GetCurrentStatementStartTimestamp() };
+    if let Some(verified) = VERIFIED.with_borrow_mut(|known| known.get(token).cloned())
+        && now >= verified.not_before
+        && now < verified.expires
+    {
+        return Ok(verified);
+    }
+    let parsed = jwt::parse(token).map_err(|e| bad_jwt(e.to_string()))?;
+    let key = keys::all().verifying(parsed.kid())?;
+    let key = key.ok_or_else(|| bad_jwt("it is signed with a key that this database does not know or has revoked"))?;
+    let claims = parsed.verify(&key).map_err(|e| bad_jwt(e.to_string()))?;
+    if claims.values().any(holds_nul) {
+        return Err(bad_jwt("it holds a NUL character, which jsonb cannot"));
+    }
+    let expected = jwt::Expected {
+        issuer: &settings.issuer,
+        audience: &settings.audience,
+        now: clock::unix_seconds(now),
+    };
+    jwt::check_claims(&claims, &expected).map_err(|e| match e {
+        jwt::ClaimError::Expired => error(401, "bad_jwt", format!("the access token is not valid: {e}"))
+            .hint("Get a new one with auth.refresh_session()."),
+        _ => bad_jwt(e.to_string()),
+    })?;
+    let verified = Rc::new(Verified::new(claims, true));
+    let evicted = VERIFIED.with_borrow_mut(|known| known.push(token.to_owned(), verified.clone()));
+    drop(evicted);
+    Ok(verified)
+}
+
+fn bad_jwt(why: impl AsRef<str>) -> Error {
+    error(401, "bad_jwt", format!("the access token is not valid: {}", why.as_ref()))
+}
+
+/// `request.jwt.claims`, PostgREST's convention: verified outside, so believed only on request.
+fn request_claims() -> Option<Rc<Verified>> {
+    let text = unsafe {
+        let text = pg_sys::GetConfigOption(c"request.jwt.claims".as_ptr(), true, false);
+        (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text))
+    };
+    let text = text?.to_str().ok().filter(|text| !text.is_empty())?;
+    if let Some(verified) = REQUEST.with_borrow(|known| match known {
+        Some((known, verified)) if known == text => Some(verified.clone()),
+        _ => None,
+    }) {
+        return verified;
+    }
+    let verified = match serde_json::from_str(text) {
+        Ok(Value::Object(claims)) if !claims.values().any(holds_nul) => Some(Rc::new(Verified::new(claims, false))),
+        _ => None,
+    };
+    let replaced = REQUEST.replace(Some((text.to_owned(), verified.clone())));
+    drop(replaced);
+    verified
+}
+
+/// Whether a text in it, or the name of a member, holds the one character that `jsonb` refuses.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        _ => false,
+    }
+}
+
+impl Verified {
+    fn new(claims: Map<String, Value>, is_ours: bool) -> Self {
+        let id = |name: &str| claims.get(name).and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
+        let time = |name: &str| claims.get(name).and_then(jwt::numeric_date).map(clock::from_unix_seconds);
+        Self {
+            expires: time("exp").unwrap_or(i64::MAX),
+            not_before: time("nbf").unwrap_or(i64::MIN),
+            user: id("sub"),
+            session: id("session_id"),
+            counter: claims.get("session_counter").and_then(Value::as_i64).unwrap_or(0),
+            role: claims.get("role").and_then(Value::as_str).map(str::to_owned),
+            is_ours,
+            built: RefCell::new(None),
+            claims,
+        }
+    }
+}
+
+/// Looks up session and user of a token. `None` where they are not to be looked up: the setting is off, or
+/// trusted claims of a request name no session.
+///
+/// # Errors
+/// `session_not_found`, `session_expired`, `user_not_found`, `user_banned`.
+pub fn freshness(verified: &Verified) -> Result<Option<Now>> {
+    let is_about_no_session = !verified.is_ours && !verified.claims.contains_key("session_id");
+    if !guc::check_session() || is_about_no_session {
+        return Ok(None);
+    }
+    let (Some(user), Some(session)) = (verified.user, verified.session) else { return Err(session_not_found()) };
+    let session = sessions::find(session)?.ok_or_else(session_not_found)?;
+    // A token minted in a transaction that was rolled back is ahead of the row.
+    if session.user != user || session.is_revoked || verified.counter > session.counter {
+        return Err(session_not_found());
+    }
+    session.check_not_expired()?;
+    let user = users::find(user).ok_or_else(|| error(401, "user_not_found", "the user does not exist any more"))?;
+    user.check_not_banned()?;
+    Ok(Some(Now {
+        is_anonymous: user.is_anonymous,
+        email: user.proven_email().map(str::to_owned),
+        phone: user.proven_phone().map(str::to_owned),
+    }))
+}
+
+/// The signed-in user and its session.
+///
+/// # Errors
+/// `no_authorization` without a token, or why the token is refused.
+pub fn require() -> Result<(Uuid, Option<Uuid>)> {
+    let by_token = match guc::access_token() {
+        Some(token) => verify(&token).and_then(|verified| freshness(&verified).map(|_| verified)),
+        None => Err(not_signed_in()),
+    };
+    let verified = match by_token {
+        Err(error) if guc::trust_request_claims() => {
+            error.discard();
+            let verified = request_claims().ok_or_else(not_signed_in)?;
+            freshness(&verified)?;
+            verified
+        }
+        by_token => by_token?,
+    };
+    Ok((verified.user.ok_or_else(not_signed_in)?, verified.session))
+}
+
+/// Nobody is signed in.
+pub fn not_signed_in() -> Error {
+    error(401, "no_authorization", "nobody is signed in in this transaction")
+        .hint("Call auth.authenticate($1) with an access token first, in the same transaction.")
+}
+
+fn session_not_found() -> Error {
+    error(401, "session_not_found", "the session of the access token does not exist any more")
+        .hint("The user signed out, was deleted or merged, or the session was revoked. Sign in again.")
+}
+
+/// The claims with what the database knows now.
+pub fn overlaid(verified: &Verified, overlay: &Option<Now>) -> Map<String, Value> {
+    let mut claims = verified.claims.clone();
+    if let Some(now) = overlay {
+        claims.insert("is_anonymous".into(), now.is_anonymous.into());
+        claims.insert("email".into(), now.email.clone().unwrap_or_default().into());
+        claims.insert("phone".into(), now.phone.clone().unwrap_or_default().into());
+    }
+    claims
+}
+
+/// The claims as datums; those built last, if nothing has changed.
+fn build(verified: &Verified, overlay: Option<Now>) -> Rc<Built> {
+    if let Some(built) = verified.built.borrow().as_ref()
+        && built.overlay == overlay
+    {
+        return built.clone();
+    }
+    let claims = overlaid(verified, &overlay);
+    let text = |name: &str| {
+        claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+    };
+    let id = |id: Option<Uuid>| id.and_then(crate::spi::uuid);
+    let built = unsafe {
+        let context = pg_sys::AllocSetContextCreateInternal(
+            pg_sys::TopMemoryContext,
+            c"anon_auth claims".as_ptr(),
+            pg_sys::ALLOCSET_SMALL_MINSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_INITSIZE as usize,
+            pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
+        );
+        let outer = pg_sys::MemoryContextSwitchTo(context);
+        let current = &*CURRENT.0.get();
+        let built = Rc::new(Built {
+            context,
+            copied_in: current.copy.then_some(current.transaction),
+            user: id(verified.user),
+            session: id(verified.session),
+            role: text("role").into_datum(),
+            email: text("email").into_datum(),
+            is_anonymous: claims.get("is_anonymous").and_then(Value::as_bool),
+            jwt: JsonB(Value::Object(claims)).into_datum().unwrap_or(pg_sys::Datum::from(0)),
+            overlay,
+        });
+        pg_sys::MemoryContextSwitchTo(outer);
+        built
+    };
+    let replaced = verified.built.replace(Some(built.clone()));
+    drop(replaced);
+    built
+}
+
+impl Drop for Built {
+    /// A running query may still point at the values, so they go when the transaction ends.
+    fn drop(&mut self) {
+        let current = unsafe { &mut *CURRENT.0.get() };
+        if self.copied_in == Some(current.transaction) {
+            unsafe { pg_sys::MemoryContextDelete(self.context) };
+            return;
+        }
+        let kept = REPLACED.with_borrow_mut(|replaced| {
+            replaced.push(self.context);
+            replaced.len()
+        });
+        current.copy |= kept >= KEPT_REPLACED;
+    }
+}

@@ -1,0 +1,93 @@
+//! Deleting users without lending the extension's rights to anyone's trigger.
+//!
+//! When a foreign key cascades, Postgres 15 to 17 run the referencing table's AFTER triggers as whoever deletes
+//! the referenced row, here the owner of the extension. So each key's delete action is applied first, as the
+//! owner of the referencing table; when the row in `auth.users` goes, nothing is left to cascade. An AFTER
+//! STATEMENT trigger would fire even then, for no row; therefore the keys that were dealt with do not get to
+//! act again: their triggers are left out of that one DELETE.
+
+use crate::error::Result;
+use crate::spi::{self, Statement};
+use crate::{as_owner, catalog, foreign_keys};
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use uuid::Uuid;
+
+/// Deletes users, whose rows the caller holds locks on, with whatever their foreign keys say.
+///
+/// # Errors
+/// `user_still_referenced`, and whatever triggers and constraints of the referencing tables raise.
+pub fn delete(users: &[Uuid]) -> Result<()> {
+    static DELETE: Statement = Statement::new(c"delete from auth.users where id = any ($1)", &[pg_sys::UUIDARRAYOID]);
+
+    let keys = foreign_keys::all()?;
+    if !keys.is_empty() {
+        as_owner::settle_callers_constraints()?;
+    }
+    for key in &keys {
+        key.apply_delete_action(users)?;
+    }
+    // A trigger may have put rows back, into any of the tables. No application's code runs after this.
+    for key in keys.iter().filter(|key| !key.forbids() || keys.len() > 1) {
+        key.check_no_rows(users)?;
+    }
+    DEALT_WITH.set(keys.iter().map(|key| key.constraint).collect());
+    let deleted = DELETE.run(&[spi::uuids(users)]);
+    DEALT_WITH.take();
+    deleted?;
+    Ok(())
+}
+
+thread_local! {
+    /// Foreign keys that are not to act in the DELETE that starts next.
+    static DEALT_WITH: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
+    static NEXT_HOOK: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
+}
+
+/// Installs the hook that [`delete`] relies on.
+pub fn install_hook() {
+    unsafe {
+        NEXT_HOOK.set(pg_sys::ExecutorStart_hook);
+        pg_sys::ExecutorStart_hook = Some(executor_start);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -> crate::compat::ExecutorStartResult {
+    let result = unsafe {
+        match NEXT_HOOK.get() {
+            Some(next) => pg_sys::ffi::pg_guard_ffi_boundary(|| next(query, flags)),
+            None => pg_sys::standard_ExecutorStart(query, flags),
+        }
+    };
+    // Every query of every session comes by here.
+    if DEALT_WITH.with_borrow(Vec::is_empty) {
+        return result;
+    }
+    let dealt_with = DEALT_WITH.take();
+    if let Some(relations) = catalog::relations() {
+        unsafe { leave_out_triggers(query, relations.users, &dealt_with) };
+    }
+    result
+}
+
+/// Switches the action triggers of foreign keys off, in this one statement's private copy of the trigger list.
+unsafe fn leave_out_triggers(query: *mut pg_sys::QueryDesc, users: pg_sys::Oid, keys: &[pg_sys::Oid]) {
+    unsafe {
+        let opened = (*(*query).estate).es_opened_result_relations;
+        let count = if opened.is_null() { 0 } else { (*opened).length };
+        for i in 0..count {
+            let target = (*(*opened).elements.add(i as usize)).ptr_value as *mut pg_sys::ResultRelInfo;
+            let triggers = (*target).ri_TrigDesc;
+            if (*(*target).ri_RelationDesc).rd_id != users || triggers.is_null() {
+                continue;
+            }
+            for n in 0..(*triggers).numtriggers {
+                let trigger = (*triggers).triggers.add(n as usize);
+                if (*trigger).tgisinternal && keys.contains(&(*trigger).tgconstraint) {
+                    (*trigger).tgenabled = pg_sys::TRIGGER_DISABLED as _;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Errors: a stable code, a plain sentence, a SQLSTATE that PostgREST turns into an HTTP status.
+//!
+//! Postgres raises errors by `longjmp`. Here they travel as values until every Rust frame has been left, and
+//! are raised once, at the border (`function.rs`). Errors that Postgres raised itself are kept whole, since
+//! pgrx's own conversion loses SQLSTATEs that it does not know and the names of tables and constraints.
+
+use pgrx::pg_sys;
+use std::ffi::CString;
+
+/// What every fallible function of the extension returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error on its way to the border.
+pub enum Error {
+    /// Raised by the extension.
+    Ours(Box<Report>),
+    /// Raised by Postgres or by SQL that the extension ran; a copy in a memory context of the transaction.
+    Postgres(*mut pg_sys::ErrorData),
+}
+
+/// An error of the extension's own.
+pub struct Report {
+    sqlstate: [u8; 5],
+    message: String,
+    hint: Option<String>,
+    /// Table, qualified, and constraint.
+    about: Option<(String, String)>,
+}
+
+/// An error `code: message` with SQLSTATE `PT` and the HTTP status.
+///
+/// # Arguments
+/// * `status` – HTTP status, 400 to 599
+/// * `code` – stable identifier that clients switch on, such as `session_expired`
+/// * `message` – one sentence, with the offending value unless that is a secret
+pub fn error(status: u16, code: &str, message: impl AsRef<str>) -> Error {
+    let digit = |n: u16| b'0' + (n % 10) as u8;
+    Error::Ours(Box::new(Report {
+        sqlstate: [b'P', b'T', digit(status / 100), digit(status / 10), digit(status)],
+        message: format!("{code}: {}", message.as_ref()),
+        hint: None,
+        about: None,
+    }))
+}
+
+/// What Postgres says when a transaction's snapshot is too old for what it wants to change.
+pub fn serialization_failure() -> Error {
+    Error::Ours(Box::new(Report {
+        sqlstate: *b"40001",
+        message: "could not serialize access due to concurrent update".into(),
+        hint: Some("Run the transaction again.".into()),
+        about: None,
+    }))
+}
+
+/// Input that does not say what it has to say; HTTP status 400.
+pub fn invalid(message: impl AsRef<str>) -> Error {
+    error(400, "validation_failed", message)
+}
+
+impl Error {
+    /// Adds what to do about it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        if let Error::Ours(report) = &mut self {
+            report.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// Names the table and constraint that it is about.
+    pub fn about(mut self, table: &str, constraint: &str) -> Self {
+        if let Error::Ours(report) = &mut self {
+            report.about = Some((table.into(), constraint.into()));
+        }
+        self
+    }
+
+    /// The message, for a report about something that was skipped.
+    pub fn message(&self) -> String {
+        match self {
+            Error::Ours(report) => report.message.clone(),
+            Error::Postgres(data) => unsafe { text((**data).message) }.unwrap_or_default(),
+        }
+    }
+
+    /// Table and constraint that the error is about, where it names them.
+    pub fn table_and_constraint(&self) -> (Option<String>, Option<String>) {
+        match self {
+            Error::Ours(report) => report.about.clone().unzip(),
+            Error::Postgres(data) => unsafe {
+                let table = text((**data).table_name).map(|table| match text((**data).schema_name) {
+                    Some(schema) => format!("{schema}.{table}"),
+                    None => table,
+                });
+                (table, text((**data).constraint_name))
+            },
+        }
+    }
+
+    /// Whether it must end the statement, whatever else could be done: a cancel, a shutdown, a lost
+    /// serialization race, or a server out of resources.
+    pub fn is_fatal_to_statement(&self) -> bool {
+        match self {
+            Error::Ours(_) => false,
+            Error::Postgres(data) => {
+                let state = sqlstate_text(unsafe { (**data).sqlerrcode });
+                matches!(&state[..2], b"57" | b"53" | b"58" | b"XX") || &state == b"40001"
+            }
+        }
+    }
+
+    /// Frees what it holds, for an error that was dealt with.
+    pub fn discard(self) {
+        if let Error::Postgres(data) = self {
+            unsafe { pg_sys::FreeErrorData(data) };
+        }
+    }
+
+    /// The error as Postgres wants it, in palloc'd memory, so that no Rust value is alive when it is raised.
+    pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
+        match self {
+            Error::Postgres(data) => data,
+            Error::Ours(report) => unsafe {
+                let data = pg_sys::palloc0(size_of::<pg_sys::ErrorData>()) as *mut pg_sys::ErrorData;
+                (*data).elevel = pgrx::PgLogLevel::ERROR as i32;
+                (*data).sqlerrcode = make_sqlstate(&report.sqlstate);
+                (*data).message = palloc_text(&report.message);
+                if let Some(hint) = &report.hint {
+                    (*data).hint = palloc_text(hint);
+                }
+                (*data).assoc_context = pg_sys::CurrentMemoryContext;
+                data
+            },
+        }
+    }
+}
+
+/// A warning with one of Postgres's own SQLSTATEs.
+pub fn warning(sqlstate: pgrx::PgSqlErrorCode, message: &'static str, hint: &'static str) {
+    pgrx::pg_sys::panic::ErrorReport::new(sqlstate, message, "anon_auth")
+        .set_hint(hint)
+        .report(pgrx::PgLogLevel::WARNING);
+}
+
+/// `MAKE_SQLSTATE` of Postgres's `elog.h`: five characters, six bits each.
+const fn make_sqlstate(state: &[u8; 5]) -> i32 {
+    let mut packed = 0;
+    let mut i = 0;
+    while i < 5 {
+        packed |= ((state[i] - b'0') as i32 & 0x3f) << (6 * i);
+        i += 1;
+    }
+    packed
+}
+
+fn sqlstate_text(packed: i32) -> [u8; 5] {
+    std::array::from_fn(|i| ((packed >> (6 * i)) & 0x3f) as u8 + b'0')
+}
+
+unsafe fn text(raw: *const std::ffi::c_char) -> Option<String> {
+    (!raw.is_null()).then(|| unsafe { std::ffi::CStr::from_ptr(raw) }.to_string_lossy().into_owned())
+}
+
+fn palloc_text(text: &str) -> *mut std::ffi::c_char {
+    let text = CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
+    unsafe { pg_sys::pstrdup(text.as_ptr()) }
+}
+
+impl From<anon_auth_core::keys::KeyError> for Error {
+    fn from(error: anon_auth_core::keys::KeyError) -> Self {
+        invalid(format!("the key cannot be used: {error}"))
+    }
+}

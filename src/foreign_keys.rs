@@ -1,0 +1,165 @@
+//! Foreign keys of application tables that reference `auth.users (id)`: found by themselves, in any schema.
+
+use crate::as_owner;
+use crate::catalog;
+use crate::error::{Error, Result, error};
+use crate::spi::{self, Row, Statement, Visibility};
+use pgrx::pg_sys;
+use uuid::Uuid;
+
+/// What a foreign key does with its rows when the user goes.
+#[derive(Clone, Copy, PartialEq)]
+pub enum OnDelete {
+    /// NO ACTION or RESTRICT.
+    Forbid,
+    Cascade,
+    SetNull,
+    SetDefault,
+}
+
+/// A foreign key to `auth.users (id)`.
+pub struct ForeignKey {
+    pub constraint: pg_sys::Oid,
+    pub name: String,
+    /// Qualified and quoted.
+    pub table: String,
+    /// As it stands in SQL, with ONLY where referential integrity would say so too.
+    target: String,
+    owner: pg_sys::Oid,
+    column: String,
+    on_delete: OnDelete,
+    /// What SET NULL and SET DEFAULT apply to.
+    set_columns: Vec<String>,
+}
+
+/// Every foreign key to `auth.users (id)` but those of the extension's own tables, which have no triggers of
+/// an application's.
+///
+/// # Errors
+/// `unsupported_foreign_key` for one that references other columns of the table.
+pub fn all() -> Result<Vec<ForeignKey>> {
+    // conenforced is there from Postgres 18 on.
+    static SELECT: Statement = Statement::new(
+        c"select c.oid, c.conname::text, pg_catalog.format('%I.%I', n.nspname, t.relname),
+                 case when t.relkind = 'p' then '' else 'only ' end, t.relowner,
+                 pg_catalog.quote_ident(a.attname), c.confdeltype::text,
+                 array(select pg_catalog.quote_ident(s.attname) from pg_catalog.pg_attribute s
+                       where s.attrelid = c.conrelid and s.attnum = any (coalesce(c.confdelsetcols, c.conkey))),
+                 pg_catalog.cardinality(c.confkey) = 1 and r.attname = 'id'
+          from pg_catalog.pg_constraint c
+          join pg_catalog.pg_class t on t.oid = c.conrelid
+          join pg_catalog.pg_namespace n on n.oid = t.relnamespace
+          join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+          join pg_catalog.pg_attribute r on r.attrelid = c.confrelid and r.attnum = c.confkey[1]
+          where c.contype = 'f' and c.confrelid = $1 and c.conparentid = 0
+            and coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)
+            and not exists (
+                select from pg_catalog.pg_depend d
+                join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
+                where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.conrelid
+                  and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e'
+                  and c.conrelid <> c.confrelid)
+          order by n.nspname, t.relname, c.conname",
+        &[pg_sys::OIDOID],
+    );
+    let users = catalog::relations().map_or(pg_sys::InvalidOid, |relations| relations.users);
+    let mut keys = Vec::new();
+    SELECT.each(&[spi::value(users)], |row| {
+        let text = |n| row.get::<String>(n).unwrap_or_default();
+        let table = text(3);
+        if row.get(9) != Some(true) {
+            return Err(error(
+                501,
+                "unsupported_foreign_key",
+                format!("foreign key \"{}\" of table {table} references other columns of auth.users than id", text(2)),
+            ));
+        }
+        keys.push(ForeignKey {
+            constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
+            name: text(2),
+            target: text(4) + &table,
+            table,
+            owner: row.get(5).unwrap_or(pg_sys::InvalidOid),
+            column: text(6),
+            on_delete: match text(7).as_str() {
+                "c" => OnDelete::Cascade,
+                "n" => OnDelete::SetNull,
+                "d" => OnDelete::SetDefault,
+                _ => OnDelete::Forbid,
+            },
+            set_columns: row.get(8).unwrap_or_default(),
+        });
+        Ok(())
+    })?;
+    Ok(keys)
+}
+
+impl ForeignKey {
+    /// Whether the key forbids deleting a user who has rows in its table.
+    pub fn forbids(&self) -> bool {
+        self.on_delete == OnDelete::Forbid
+    }
+
+    /// Those of `users` who have rows in the table.
+    pub fn owners_among(&self, users: &[Uuid]) -> Result<Vec<Uuid>> {
+        let sql = format!("select distinct {} from {} where {}", self.column, self.target, self.condition());
+        let mut owners = Vec::new();
+        self.run(&sql, users, |row| {
+            owners.push(row.uuid(1));
+            Ok(())
+        })?;
+        Ok(owners)
+    }
+
+    /// Does to the rows of `users` what the key's delete action says.
+    ///
+    /// # Errors
+    /// `user_still_referenced` where it forbids the deletion, or rows are left; and whatever the table's
+    /// triggers and constraints raise.
+    pub fn apply_delete_action(&self, users: &[Uuid]) -> Result<()> {
+        let assign = |value: &str| {
+            let assignments: Vec<_> = self.set_columns.iter().map(|column| format!("{column} = {value}")).collect();
+            format!("update {} set {} where {}", self.target, assignments.join(", "), self.condition())
+        };
+        let sql = match self.on_delete {
+            OnDelete::Forbid => return self.check_no_rows(users),
+            OnDelete::Cascade => format!("delete from {} where {}", self.target, self.condition()),
+            OnDelete::SetNull => assign("null"),
+            OnDelete::SetDefault => assign("default"),
+        };
+        self.run(&sql, users, |_| Ok(()))
+    }
+
+    /// # Errors
+    /// `user_still_referenced` where rows of `users` are left in the table.
+    pub fn check_no_rows(&self, users: &[Uuid]) -> Result<()> {
+        let sql = format!("select from {} where {} limit 1", self.target, self.condition());
+        let mut found = false;
+        self.run(&sql, users, |_| {
+            found = true;
+            Ok(())
+        })?;
+        if found { Err(self.still_referenced()) } else { Ok(()) }
+    }
+
+    fn still_referenced(&self) -> Error {
+        error(
+            409,
+            "user_still_referenced",
+            format!("rows of table {} keep the user, by foreign key \"{}\"", self.table, self.name),
+        )
+        .about(&self.table, &self.name)
+        .hint("Delete or reassign those rows first, or give the foreign key another ON DELETE action.")
+    }
+
+    fn condition(&self) -> String {
+        format!("{} operator(pg_catalog.=) any ($1)", self.column)
+    }
+
+    fn run(&self, sql: &str, users: &[Uuid], read: impl FnMut(&Row) -> Result<()>) -> Result<()> {
+        as_owner::run(self.owner, || {
+            spi::run_once(sql, &[pg_sys::UUIDARRAYOID], &[spi::uuids(users)], Visibility::Latest, read)?;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,119 @@
+//! Postgres settings, `anon_auth.*`: only what belongs to a connection or a server.
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
+use std::ffi::{CStr, CString, c_char, c_void};
+
+static ACCESS_TOKEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static TRUST_REQUEST_CLAIMS: GucSetting<bool> = GucSetting::<bool>::new(false);
+static SWITCH_ROLE: GucSetting<bool> = GucSetting::<bool>::new(true);
+static CHECK_SESSION: GucSetting<bool> = GucSetting::<bool>::new(true);
+static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+
+/// The access token of this transaction, if one is set.
+pub fn access_token() -> Option<String> {
+    // Through the pointer: GucSetting::get() would fail on text that is not UTF-8, and copy twice.
+    let text = unsafe { *ACCESS_TOKEN.as_ptr() };
+    if text.is_null() {
+        return None;
+    }
+    let bytes = unsafe { CStr::from_ptr(text) }.to_bytes();
+    if bytes.is_empty() || bytes.len() > anon_auth_core::jwt::MAX_TOKEN_BYTES {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok().map(str::to_owned)
+}
+
+/// Whether `request.jwt.claims` is believed where there is no valid access token.
+pub fn trust_request_claims() -> bool {
+    TRUST_REQUEST_CLAIMS.get()
+}
+
+/// Whether `auth.authenticate()` takes the token's role.
+pub fn switch_role() -> bool {
+    SWITCH_ROLE.get()
+}
+
+/// Whether session and user of a token are looked up in every transaction.
+pub fn check_session() -> bool {
+    CHECK_SESSION.get()
+}
+
+/// Path of the file with the key that seals private keys.
+pub fn key_file() -> Option<std::path::PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let path = KEY_FILE.get()?.into_bytes();
+    (!path.is_empty()).then(|| std::ffi::OsString::from_vec(path).into())
+}
+
+unsafe extern "C-unwind" fn assign_text(_value: *const c_char, _extra: *mut c_void) {
+    crate::claims::forget();
+}
+
+unsafe extern "C-unwind" fn assign_switch(_value: bool, _extra: *mut c_void) {
+    crate::claims::forget();
+}
+
+unsafe extern "C-unwind" fn assign_key_file(_value: *const c_char, _extra: *mut c_void) {
+    crate::keys::mark_stale();
+}
+
+/// Defines the settings. Called once per backend, when the library is loaded.
+pub fn define() {
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"anon_auth.access_token",
+            c"Access token of the user of this transaction.",
+            c"Set it through auth.authenticate(), or with set_config() and a bound parameter.",
+            &ACCESS_TOKEN,
+            GucContext::Userset,
+            // Not in SHOW ALL or pg_settings: it is a secret of the session.
+            GucFlags::NO_SHOW_ALL | GucFlags::DISALLOW_IN_FILE,
+            None,
+            Some(assign_text),
+            None,
+        );
+        GucRegistry::define_bool_guc_with_hooks(
+            c"anon_auth.trust_request_claims",
+            c"Believe request.jwt.claims where there is no valid access token.",
+            c"Only for login roles that nobody can run their own SQL as, such as PostgREST's.",
+            &TRUST_REQUEST_CLAIMS,
+            GucContext::Suset,
+            GucFlags::empty(),
+            None,
+            Some(assign_switch),
+            None,
+        );
+        GucRegistry::define_bool_guc_with_hooks(
+            c"anon_auth.check_session",
+            c"Look up session and user of the access token once per transaction.",
+            c"Off: a token stays good until it expires, whatever has become of its session and user.",
+            &CHECK_SESSION,
+            GucContext::Suset,
+            GucFlags::empty(),
+            None,
+            Some(assign_switch),
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"anon_auth.key_file",
+            c"File of 32 bytes, outside the data directory, that private keys are sealed with.",
+            c"Empty: private keys are stored as they are, and whoever reads a dump can mint tokens.",
+            &KEY_FILE,
+            GucContext::Suset,
+            GucFlags::SUPERUSER_ONLY,
+            None,
+            Some(assign_key_file),
+            None,
+        );
+    }
+    GucRegistry::define_bool_guc(
+        c"anon_auth.switch_role",
+        c"auth.authenticate() takes the role that the access token names.",
+        c"Off: the login role is kept, whose rights policies may not restrict.",
+        &SWITCH_ROLE,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    // A misspelt setting is an error, not a new setting.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"anon_auth".as_ptr()) };
+}

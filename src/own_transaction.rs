@@ -1,0 +1,147 @@
+//! Writes that a rollback of the caller must not undo.
+//!
+//! The caller owns the transaction, so whatever a function writes goes when it raises an error or when the
+//! caller rolls back. A few things must outlive that: ending a session whose old refresh token came back, and
+//! the first signing key. A background worker writes them in a transaction of its own. It is started for one
+//! request and needs no preloading, only a free slot in `max_worker_processes`; where there is none, the
+//! caller is refused.
+//!
+//! The worker writes only to tables that no caller holds locks in, under a `lock_timeout`: a wait for its own
+//! caller would be a deadlock that Postgres does not see.
+
+use crate::error::{Error, Result, error};
+use crate::{catalog, keys, sessions};
+use pgrx::pg_sys;
+use std::ffi::{CStr, c_char};
+use uuid::Uuid;
+
+/// What the worker can be asked to do.
+#[derive(Debug, PartialEq)]
+pub enum Request {
+    /// Make the keys that are missing.
+    CreateKeys,
+    /// End a session for good.
+    RevokeSession { session: Uuid, user: Uuid },
+}
+
+impl Request {
+    /// As text, for the 128 bytes that Postgres hands to a worker.
+    fn encode(&self) -> String {
+        match self {
+            Request::CreateKeys => "create_keys".into(),
+            Request::RevokeSession { session, user } => format!("revoke_session {session} {user}"),
+        }
+    }
+
+    fn decode(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        match words.next()? {
+            "create_keys" => Some(Request::CreateKeys),
+            "revoke_session" => Some(Request::RevokeSession {
+                session: words.next()?.parse().ok()?,
+                user: words.next()?.parse().ok()?,
+            }),
+            _ => None,
+        }
+    }
+
+    fn carry_out(self) -> Result<()> {
+        match self {
+            Request::CreateKeys => keys::create_missing(),
+            Request::RevokeSession { session, user } => sessions::revoke(session, user),
+        }
+    }
+}
+
+/// Has the worker carry out `request`, and returns when its transaction has ended. Whether it did what was
+/// asked shows in what is committed then, which the caller reads with the latest snapshot.
+///
+/// # Errors
+/// `worker_unavailable` where no worker could be started.
+pub fn run(request: Request) -> Result<()> {
+    unsafe {
+        let mut worker = pg_sys::BackgroundWorker::default();
+        copy(&mut worker.bgw_name, "anon_auth worker");
+        copy(&mut worker.bgw_type, "anon_auth worker");
+        copy(&mut worker.bgw_library_name, "anon_auth");
+        copy(&mut worker.bgw_function_name, "anon_auth_worker_main");
+        copy(&mut worker.bgw_extra, &request.encode());
+        worker.bgw_flags = (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
+        worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
+        worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
+        worker.bgw_main_arg = pg_sys::Datum::from(pg_sys::MyDatabaseId);
+        worker.bgw_notify_pid = pg_sys::MyProcPid;
+
+        let mut handle = std::ptr::null_mut();
+        if !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle) {
+            return Err(unavailable());
+        }
+        match pg_sys::WaitForBackgroundWorkerShutdown(handle) {
+            pg_sys::BgwHandleStatus::BGWH_STOPPED => Ok(()),
+            _ => Err(unavailable()),
+        }
+    }
+}
+
+/// What a caller is told when nothing could be written.
+pub fn unavailable() -> Error {
+    error(503, "worker_unavailable", "no background worker could store what has to outlast this transaction")
+        .hint("Try again. If it happens often, raise max_worker_processes.")
+}
+
+fn copy(field: &mut [c_char], text: &str) {
+    for (to, from) in field.iter_mut().zip(text.bytes()) {
+        *to = from as c_char;
+    }
+}
+
+/// Where the worker's process starts.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn anon_auth_worker_main(database: pg_sys::Datum) {
+    unsafe extern "C-unwind" {
+        fn die(signal: i32);
+    }
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        pg_sys::BackgroundWorkerUnblockSignals();
+        // As the bootstrap superuser: before Postgres 17 a worker cannot connect as a role without LOGIN.
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            pg_sys::Oid::from(database.value() as u32),
+            pg_sys::InvalidOid,
+            0,
+        );
+        pg_sys::StartTransactionCommand();
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        set(c"search_path", c"pg_catalog, pg_temp");
+        set(c"lock_timeout", c"2s");
+        set(c"statement_timeout", c"10s");
+
+        let request = CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr()).to_str().ok();
+        if let (Some(request), Some(relations)) = (request.and_then(Request::decode), catalog::relations()) {
+            // From here on with the rights of the tables' owner only.
+            let owner = catalog::owner(relations.users);
+            pg_sys::SetUserIdAndSecContext(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
+            if let Err(error) = request.carry_out() {
+                pgrx::error!("{}", error.message());
+            }
+        }
+        pg_sys::PopActiveSnapshot();
+        pg_sys::CommitTransactionCommand();
+    }
+}
+
+unsafe fn set(name: &CStr, value: &CStr) {
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SET,
+            true,
+            0,
+            false,
+        );
+    }
+}

@@ -1,0 +1,54 @@
+//! PostgREST: the bearer token of a request, and the headers of its answer.
+
+use crate::authenticate::{authenticate, set_local};
+use crate::error::{Result, error};
+use crate::function::Args;
+use crate::sql_function;
+use pgrx::pg_sys;
+use serde_json::{Value, json};
+use std::ffi::CStr;
+
+/// A setting that PostgREST makes for a request; `None` where it is missing or empty.
+fn request_setting(name: &CStr) -> Option<String> {
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        if value.is_null() {
+            return None;
+        }
+        let value = CStr::from_ptr(value).to_str().ok()?;
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+}
+
+fn pre_request(_: &Args) -> Result<()> {
+    let headers = request_setting(c"request.headers").and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let Some(authorization) = headers.as_ref().and_then(|headers| headers.get("authorization")) else {
+        return Ok(());
+    };
+    // RFC 6750, section 2.1; the scheme's name is case-insensitive.
+    let token = authorization
+        .as_str()
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    match token {
+        Some(token) => authenticate(token).map(|_| ()),
+        None => Err(error(401, "bad_jwt", "the Authorization header is not \"Bearer <token>\"")),
+    }
+}
+sql_function!(anon_auth_pre_request, "pg_finfo_anon_auth_pre_request", pre_request);
+
+/// Keeps an answer that holds tokens out of caches, where it goes through PostgREST.
+pub fn forbid_caching() -> Result<()> {
+    if request_setting(c"request.method").is_none() && request_setting(c"request.headers").is_none() {
+        return Ok(());
+    }
+    let mut headers = request_setting(c"response.headers")
+        .and_then(|text| serde_json::from_str::<Vec<Value>>(&text).ok())
+        .unwrap_or_default();
+    let header = json!({"Cache-Control": "no-store"});
+    if !headers.contains(&header) {
+        headers.push(header);
+    }
+    set_local("response.headers", &Value::from(headers).to_string())
+}

@@ -1,0 +1,379 @@
+//! Sessions: sign-in, refresh with rotation, sign-out.
+
+use crate::catalog::{self, LatestSnapshot};
+use crate::claims;
+use crate::clock;
+use crate::error::{Error, Result, error, invalid, serialization_failure};
+use crate::function::Args;
+use crate::own_transaction::{self, Request};
+use crate::settings::{self, Settings};
+use crate::spi::{self, Statement};
+use crate::users::{self, User};
+use crate::{keys, postgrest, sql_function};
+use anon_auth_core::random;
+use anon_auth_core::refresh::{self, RefreshToken};
+use pgrx::{JsonB, pg_sys};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+/// A row of `auth.sessions`. Times are in microseconds since Postgres's epoch.
+pub struct Session {
+    pub id: Uuid,
+    pub user: Uuid,
+    created_at: i64,
+    refreshed_at: i64,
+    method: String,
+    aal: String,
+    pub counter: i64,
+    nonce: Vec<u8>,
+    replaced: Vec<u8>,
+    pub is_revoked: bool,
+}
+
+impl Session {
+    /// # Errors
+    /// `session_expired`.
+    pub fn check_not_expired(&self) -> Result<()> {
+        let settings = settings::current()?;
+        let now = clock::now();
+        let limit = if now >= self.refreshed_at.saturating_add(settings.session_idle_timeout) {
+            "was not refreshed in time"
+        } else if settings.session_lifetime > 0 && now >= self.created_at.saturating_add(settings.session_lifetime) {
+            "has reached its total lifetime"
+        } else {
+            return Ok(());
+        };
+        Err(error(401, "session_expired", format!("the session {limit}")).hint("Sign in again."))
+    }
+
+    /// Whether a token was replaced so recently that its bearer may have missed the answer.
+    fn was_replaced_recently(&self, token: &RefreshToken, settings: &Settings) -> bool {
+        let oldest = clock::now() - settings.refresh_token_reuse_interval;
+        replaced_tokens(&self.replaced).any(|(time, nonce)| time > oldest && nonce == token.nonce)
+    }
+
+    /// What to remember once the current token is replaced: it, and those before it that still count.
+    fn replaced_with_current(&self, now: i64, settings: &Settings) -> Vec<u8> {
+        let oldest = now - settings.refresh_token_reuse_interval;
+        let mut kept = [&now.to_be_bytes()[..], &self.nonce].concat();
+        for (time, nonce) in replaced_tokens(&self.replaced).filter(|(time, _)| *time > oldest).take(REPLACED_KEPT - 1)
+        {
+            kept.extend(time.to_be_bytes());
+            kept.extend(nonce);
+        }
+        kept
+    }
+}
+
+/// Replaced tokens that a session remembers at most, however fast they are replaced.
+const REPLACED_KEPT: usize = 16;
+
+/// Times and nonces in `replaced_refresh_tokens`, newest first: 8 bytes and 16 bytes each.
+fn replaced_tokens(bytes: &[u8]) -> impl Iterator<Item = (i64, [u8; 16])> {
+    bytes.chunks_exact(24).filter_map(|entry| {
+        let (time, nonce) = entry.split_at(8);
+        Some((i64::from_be_bytes(time.try_into().ok()?), nonce.try_into().ok()?))
+    })
+}
+
+/// The session with this id, as everything committed and this transaction's own changes have it.
+pub fn find(id: Uuid) -> Result<Option<Session>> {
+    let Some(relations) = catalog::relations() else { return Ok(None) };
+    let snapshot = LatestSnapshot::take();
+    let session = snapshot.find(relations.sessions, relations.sessions_pkey, id, |row| Session {
+        id,
+        user: row.uuid(c"user_id"),
+        created_at: row.timestamp(c"created_at").unwrap_or(0),
+        refreshed_at: row.timestamp(c"refreshed_at").unwrap_or(0),
+        method: row.get(c"method").unwrap_or_default(),
+        aal: row.get(c"aal").unwrap_or_default(),
+        counter: row.get(c"refresh_token_counter").unwrap_or(0),
+        nonce: row.get(c"refresh_token_nonce").unwrap_or_default(),
+        replaced: row.get(c"replaced_refresh_tokens").unwrap_or_default(),
+        is_revoked: false,
+    });
+    let is_revoked =
+        snapshot.find(relations.session_revocations, relations.session_revocations_pkey, id, |_| ()).is_some();
+    Ok(session.map(|session| Session { is_revoked, ..session }))
+}
+
+/// What the client gets: both tokens and the user.
+fn answer(session: &Session, user: &User, settings: &Settings) -> Result<JsonB> {
+    let nonce = session.nonce.as_slice().try_into().map_err(|_| refresh_token_not_found())?;
+    let issued = clock::unix_seconds(clock::now());
+    let lifetime = settings.access_token_lifetime / 1_000_000;
+    let (key_id, refresh_key) = keys::current_refresh()?;
+    let refresh_token = RefreshToken {
+        key_id,
+        session_id: session.id,
+        counter: session.counter as u64,
+        nonce,
+    }
+    .encode(&refresh_key);
+    let identities = if user.is_anonymous { json!([]) } else { users::identities(user.id)? };
+    postgrest::forbid_caching()?;
+    Ok(JsonB(json!({
+        "access_token": access_token(session, user, settings, issued)?,
+        "token_type": "bearer",
+        "expires_in": lifetime,
+        "expires_at": issued + lifetime,
+        "refresh_token": refresh_token,
+        "user": user.to_json(identities),
+    })))
+}
+
+/// Signs an access token (RFC 7519).
+///
+/// # Arguments
+/// * `issued` – Unix time
+fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64) -> Result<String> {
+    let Value::Object(claims) = json!({
+        "iss": settings.issuer,
+        "sub": user.id.to_string(),
+        "aud": settings.audience,
+        "exp": issued + settings.access_token_lifetime / 1_000_000,
+        "iat": issued,
+        "email": user.proven_email().unwrap_or_default(),
+        "phone": user.proven_phone().unwrap_or_default(),
+        "app_metadata": user.app_metadata,
+        "user_metadata": user.user_metadata,
+        "role": user.role,
+        "aal": session.aal,
+        "amr": [{"method": session.method, "timestamp": clock::unix_seconds(session.created_at)}],
+        "session_id": session.id.to_string(),
+        // By it a token from a rotation that was rolled back is told from a real one.
+        "session_counter": session.counter,
+        "is_anonymous": user.is_anonymous,
+    }) else {
+        return Err(error(500, "internal_error", "the claims are not an object"));
+    };
+    let key = keys::current()?;
+    anon_auth_core::jwt::encode(key.kid(), key.signing_key()?, &claims).map_err(|_| {
+        invalid("the metadata of the user is too large for an access token of 8 KiB")
+            .hint("Shorten raw_app_meta_data or raw_user_meta_data.")
+    })
+}
+
+/// The metadata that a caller gives for itself: the value, and its text as `jsonb` shows it.
+fn user_metadata(args: &Args, n: usize, settings: &Settings) -> Result<Value> {
+    let Some(datum) = (unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, n) }) else { return Ok(json!({})) };
+    let text = crate::json::text(datum);
+    if text.len() as i64 > settings.user_metadata_limit {
+        return Err(invalid(format!(
+            "the metadata has {} bytes, more than the {} that user_metadata_limit allows",
+            text.len(),
+            settings.user_metadata_limit
+        )));
+    }
+    match crate::json::parse(&text)? {
+        Value::Object(object) => Ok(Value::Object(object)),
+        other => Err(invalid(format!("the metadata is {}, not a JSON object", type_name(&other)))),
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
+    static INSERT: Statement = Statement::new(
+        c"with guest as (
+              insert into auth.users (id, aud, raw_user_meta_data, is_anonymous, created_at, updated_at, last_sign_in_at)
+              values ($1, $2, $3, true, $4, $4, $4))
+          insert into auth.sessions (id, user_id, created_at, refreshed_at, refresh_token_nonce)
+          values ($5, $1, $4, $4, $6)",
+        &[
+            pg_sys::UUIDOID,
+            pg_sys::TEXTOID,
+            pg_sys::JSONBOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::UUIDOID,
+            pg_sys::BYTEAOID,
+        ],
+    );
+    unsafe { pg_sys::PreventCommandIfReadOnly(c"auth.sign_in_anonymously()".as_ptr()) };
+    let settings = settings::current()?;
+    if settings.disabled {
+        return Err(error(422, "anonymous_provider_disabled", "anonymous sign-in is switched off"));
+    }
+    if settings.reuse_guests && let Some(token) = args.get::<String>(1) {
+        return refresh(&token);
+    }
+    let metadata = user_metadata(args, 0, &settings)?;
+    // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
+    keys::current()?;
+
+    let now = clock::now();
+    let user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
+    let session = Session {
+        id: clock::new_id(now),
+        user: user.id,
+        created_at: now,
+        refreshed_at: now,
+        method: "anonymous".into(),
+        aal: "aal1".into(),
+        counter: 0,
+        nonce: random::nonce().to_vec(),
+        replaced: Vec::new(),
+        is_revoked: false,
+    };
+    INSERT.run(&[
+        spi::uuid(user.id),
+        spi::value(user.aud.as_str()),
+        spi::value(JsonB(user.user_metadata.clone())),
+        spi::timestamp(now),
+        spi::uuid(session.id),
+        spi::value(session.nonce.as_slice()),
+    ])?;
+    answer(&session, &user, &settings)
+}
+sql_function!(anon_auth_sign_in_anonymously, "pg_finfo_anon_auth_sign_in_anonymously", sign_in_anonymously);
+
+sql_function!(anon_auth_refresh_session, "pg_finfo_anon_auth_refresh_session", |args| {
+    refresh(&args.get::<String>(0).unwrap_or_default())
+});
+
+fn refresh(token: &str) -> Result<JsonB> {
+    // In place, unless somebody else was faster: then there is no row to update, and the next round sees why.
+    static ROTATE: Statement = Statement::new(
+        c"update auth.sessions
+          set refresh_token_counter = refresh_token_counter + 1, refresh_token_nonce = $3,
+              replaced_refresh_tokens = $4, refreshed_at = $5
+          where id = $1 and refresh_token_nonce = $2",
+        &[pg_sys::UUIDOID, pg_sys::BYTEAOID, pg_sys::BYTEAOID, pg_sys::BYTEAOID, pg_sys::TIMESTAMPTZOID],
+    );
+    unsafe { pg_sys::PreventCommandIfReadOnly(c"auth.refresh_session()".as_ptr()) };
+    let settings = settings::current()?;
+    let token = verify_refresh_token(token)?;
+    keys::current()?;
+    loop {
+        let mut session = find(token.session_id)?.ok_or_else(session_not_found)?;
+        if session.is_revoked {
+            return Err(already_used());
+        }
+        session.check_not_expired()?;
+        let user = users::find(session.user).ok_or_else(session_not_found)?;
+        user.check_not_banned()?;
+
+        if session.nonce == token.nonce && session.counter as u64 == token.counter {
+            let now = clock::now();
+            note_activity(&user, now)?;
+            let nonce = random::nonce().to_vec();
+            let rotated = ROTATE.run(&[
+                spi::uuid(session.id),
+                spi::value(session.nonce.as_slice()),
+                spi::value(nonce.as_slice()),
+                spi::value(session.replaced_with_current(now, &settings).as_slice()),
+                spi::timestamp(now),
+            ])?;
+            if rotated == 1 {
+                (session.nonce, session.counter) = (nonce, session.counter + 1);
+                return answer(&session, &user, &settings);
+            }
+            if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+                // The transaction's own snapshot has an older row, and would have it in every further round.
+                return Err(serialization_failure());
+            }
+        } else if session.was_replaced_recently(&token, &settings) {
+            return answer(&session, &user, &settings);
+        } else if token.counter < session.counter as u64 {
+            // An old token: its bearer or the session's is a thief. This must not be undone by a rollback.
+            own_transaction::run(Request::RevokeSession { session: session.id, user: session.user })?;
+            if find(session.id)?.is_some_and(|session| !session.is_revoked) {
+                return Err(own_transaction::unavailable());
+            }
+            return Err(already_used());
+        } else {
+            // Of the right key, but ahead of the session: minted in a transaction that was rolled back.
+            return Err(refresh_token_not_found());
+        }
+    }
+}
+
+fn verify_refresh_token(token: &str) -> Result<RefreshToken> {
+    let token = refresh::decode(token).map_err(|_| refresh_token_not_found())?;
+    let key = keys::all().refresh(token.key_id())?.ok_or_else(refresh_token_not_found)?;
+    token.verify(&key).map_err(|_| refresh_token_not_found())
+}
+
+/// Notes that the user was active today. Before the session is touched: whoever locks both, locks the user's
+/// row first.
+fn note_activity(user: &User, now: i64) -> Result<()> {
+    static UPDATE: Statement = Statement::new(
+        c"update auth.users set last_active_on = $2, cleanup_blocked_at = null
+          where id = $1 and coalesce(last_active_on, '-infinity') < $2",
+        &[pg_sys::UUIDOID, pg_sys::DATEOID],
+    );
+    if user.is_first_activity_of_day(now) {
+        UPDATE.run(&[spi::uuid(user.id), Some(pg_sys::Datum::from(clock::day(now)))])?;
+    }
+    Ok(())
+}
+
+/// Ends a session for good. Carried out in a transaction of its own.
+pub fn revoke(session: Uuid, user: Uuid) -> Result<()> {
+    static INSERT: Statement = Statement::new(
+        c"insert into auth.session_revocations (session_id, reason) values ($1, 'refresh_token_already_used')
+          on conflict do nothing",
+        &[pg_sys::UUIDOID],
+    );
+    if INSERT.run(&[spi::uuid(session)])? == 1 {
+        let payload = json!({"session_id": session.to_string(), "reason": "refresh_token_already_used"});
+        crate::audit::record("session_revoked", Some(user), payload)?;
+    }
+    Ok(())
+}
+
+fn sign_out(args: &Args) -> Result<()> {
+    static DELETE: Statement = Statement::new(
+        c"delete from auth.sessions
+          where user_id = $1 and case $3 when 'local' then id = $2 when 'others' then id <> $2 else true end",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TEXTOID],
+    );
+    let scope = args.get::<String>(0).unwrap_or_else(|| "global".into());
+    if !matches!(scope.as_str(), "global" | "local" | "others") {
+        return Err(invalid(format!("\"{scope}\" is not a scope for signing out")).hint("Scopes: global, local, others."));
+    }
+    let (user, session) = claims::require()?;
+    users::lock(user)?;
+    DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid), spi::value(scope.as_str())])?;
+    Ok(())
+}
+sql_function!(anon_auth_sign_out, "pg_finfo_anon_auth_sign_out", sign_out);
+
+/// The claims of an access token, checked against the database.
+///
+/// # Errors
+/// `bad_jwt`, and those of [`claims::freshness`].
+pub fn verify_access_token(token: &str) -> Result<(std::rc::Rc<claims::Verified>, Map<String, Value>)> {
+    let verified = claims::verify(token)?;
+    let now = claims::freshness(&verified)?;
+    let claims = claims::overlaid(&verified, &now);
+    Ok((verified, claims))
+}
+
+sql_function!(anon_auth_verify_token, "pg_finfo_anon_auth_verify_token", |args| {
+    let (_, claims) = verify_access_token(&args.get::<String>(0).unwrap_or_default())?;
+    Ok(JsonB(claims.into()))
+});
+
+fn session_not_found() -> Error {
+    error(401, "session_not_found", "the session of the refresh token does not exist any more").hint("Sign in again.")
+}
+
+fn refresh_token_not_found() -> Error {
+    error(401, "refresh_token_not_found", "the refresh token is not one that this database issued")
+        .hint("Sign in again.")
+}
+
+fn already_used() -> Error {
+    error(401, "refresh_token_already_used", "the refresh token was replaced before, so its session was ended")
+        .hint("Somebody may have stolen it. Sign in again.")
+}

@@ -1,0 +1,393 @@
+//! Behaviour settings: `auth.settings`, its defaults, and the functions that read and change it.
+
+use crate::catalog::{self, LatestSnapshot};
+use crate::error::{Result, invalid};
+use crate::function::Args;
+use crate::spi::{self, Statement};
+use crate::sql_function;
+use anon_auth_core::algorithm::Algorithm;
+use pgrx::{FromDatum, JsonB, pg_sys};
+use serde_json::json;
+use std::cell::{Cell, RefCell};
+use std::ffi::CString;
+use std::rc::Rc;
+
+const SECOND: i64 = 1_000_000;
+const DAY: i64 = 86_400 * SECOND;
+/// Longer than anything meant seriously, and far from overflowing a timestamp.
+const LONGEST: i64 = 36_525 * DAY;
+
+/// The settings in force. Intervals are in microseconds.
+pub struct Settings {
+    pub disabled: bool,
+    pub reuse_guests: bool,
+    pub issuer: String,
+    pub audience: String,
+    pub access_token_lifetime: i64,
+    pub session_idle_timeout: i64,
+    pub session_lifetime: i64,
+    pub refresh_token_reuse_interval: i64,
+    pub user_metadata_limit: i64,
+    pub signing_algorithm: Algorithm,
+    pub cleanup_age: i64,
+    pub cleanup_inactivity: i64,
+    pub cleanup_unreachable_only: bool,
+    pub cleanup_spare_owners: bool,
+    pub audit_log_retention: i64,
+}
+
+/// What values a setting takes.
+enum Kind {
+    Boolean,
+    Word(&'static [&'static str]),
+    Text,
+    /// Microseconds, at least and at most.
+    Interval(i64, i64),
+    /// Bytes, at least and at most.
+    Bytes(i64, i64),
+}
+
+struct Definition {
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    description: &'static str,
+}
+
+const fn define(name: &'static str, kind: Kind, default: &'static str, description: &'static str) -> Definition {
+    Definition { name, kind, default, description }
+}
+
+#[rustfmt::skip]
+static DEFINITIONS: &[Definition] = &[
+    define("disabled", Kind::Boolean, "false",
+        "Refuse anonymous sign-in"),
+    define("sign_in_mode", Kind::Word(&["new", "reuse"]), "new",
+        "new: each anonymous sign-in makes a new guest; reuse: a sign-in with a valid refresh token returns the same guest"),
+    define("issuer", Kind::Text, "anon_auth",
+        "Issuer (iss) of access tokens; those of any other issuer are refused"),
+    define("audience", Kind::Text, "authenticated",
+        "Audience (aud) of access tokens; those for any other audience are refused"),
+    define("access_token_lifetime", Kind::Interval(SECOND, 7 * DAY), "01:00:00",
+        "How long an access token is valid"),
+    define("session_idle_timeout", Kind::Interval(SECOND, LONGEST), "60 days",
+        "A session ends this long after its last refresh"),
+    define("session_lifetime", Kind::Interval(0, LONGEST), "00:00:00",
+        "A session ends this long after sign-in, however often it is refreshed; 0 turns the limit off"),
+    define("refresh_token_reuse_interval", Kind::Interval(0, 3600 * SECOND), "00:00:10",
+        "For this long a replaced refresh token still gets the current one; later it ends the session"),
+    define("user_metadata_limit", Kind::Bytes(2, 6144), "4096",
+        "Size limit of user_metadata, which is part of every access token"),
+    define("signing_algorithm", Kind::Word(&["ES256", "EdDSA", "RS256", "HS256"]), "ES256",
+        "Algorithm of new signing keys"),
+    define("cleanup_age", Kind::Interval(0, LONGEST), "90 days",
+        "Clean-up deletes only guests created at least this long ago"),
+    define("cleanup_inactivity", Kind::Interval(0, LONGEST), "90 days",
+        "Clean-up deletes only guests whose last activity is at least this long ago (counted in days, UTC)"),
+    define("cleanup_unreachable_only", Kind::Boolean, "true",
+        "Clean-up deletes only guests with nothing left to come back with: no live session, device key or code"),
+    define("cleanup_spare_owners", Kind::Boolean, "false",
+        "Clean-up spares guests who own rows in application tables, whatever the foreign key's delete action"),
+    define("audit_log_retention", Kind::Interval(DAY, LONGEST), "90 days",
+        "Clean-up deletes audit log entries older than this"),
+];
+
+thread_local! {
+    static CACHED: RefCell<Option<Rc<Settings>>> = const { RefCell::new(None) };
+    static STALE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Has the settings read again at their next use.
+pub fn mark_stale() {
+    STALE.set(true);
+    crate::claims::forget_verified();
+}
+
+/// The settings in force now, with what this transaction changed and what others have committed.
+pub fn current() -> Result<Rc<Settings>> {
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    if !STALE.get() && let Some(settings) = CACHED.with_borrow(Clone::clone) {
+        return Ok(settings);
+    }
+    // Before reading: a change that arrives meanwhile marks them stale again.
+    STALE.set(false);
+    let settings = Rc::new(load()?);
+    CACHED.set(Some(settings.clone()));
+    Ok(settings)
+}
+
+fn load() -> Result<Settings> {
+    let mut stored: Vec<(String, String)> = Vec::new();
+    if let Some(relations) = catalog::relations() {
+        LatestSnapshot::take().all(relations.settings, |row| {
+            if let (Some(name), Some(value)) = (row.get(c"name"), row.get(c"value")) {
+                stored.push((name, value));
+            }
+        });
+    }
+    let text = |name: &str| -> String {
+        match stored.iter().find(|(stored, _)| stored == name) {
+            Some((_, value)) => value.clone(),
+            None => definition(name).map(|d| d.default.to_owned()).unwrap_or_default(),
+        }
+    };
+    let number = |name: &str| -> Result<i64> {
+        match definition(name)?.kind {
+            Kind::Interval(..) => interval_microseconds(&text(name)),
+            _ => text(name).parse().map_err(|_| invalid(format!("setting \"{name}\" is not a number"))),
+        }
+    };
+    let truth = |name: &str| text(name) == "true";
+    Ok(Settings {
+        disabled: truth("disabled"),
+        reuse_guests: text("sign_in_mode") == "reuse",
+        issuer: text("issuer"),
+        audience: text("audience"),
+        access_token_lifetime: number("access_token_lifetime")?,
+        session_idle_timeout: number("session_idle_timeout")?,
+        session_lifetime: number("session_lifetime")?,
+        refresh_token_reuse_interval: number("refresh_token_reuse_interval")?,
+        user_metadata_limit: number("user_metadata_limit")?,
+        signing_algorithm: text("signing_algorithm").parse()?,
+        cleanup_age: number("cleanup_age")?,
+        cleanup_inactivity: number("cleanup_inactivity")?,
+        cleanup_unreachable_only: truth("cleanup_unreachable_only"),
+        cleanup_spare_owners: truth("cleanup_spare_owners"),
+        audit_log_retention: number("audit_log_retention")?,
+    })
+}
+
+fn definition(name: &str) -> Result<&'static Definition> {
+    DEFINITIONS.iter().find(|d| d.name == name).ok_or_else(|| {
+        let names: Vec<_> = DEFINITIONS.iter().map(|d| d.name).collect();
+        invalid(format!("there is no setting \"{name}\"")).hint(format!("The settings are: {}.", names.join(", ")))
+    })
+}
+
+impl Definition {
+    fn type_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Boolean => "boolean",
+            Kind::Word(_) => "enum",
+            Kind::Text => "string",
+            Kind::Interval(..) => "interval",
+            Kind::Bytes(..) => "integer",
+        }
+    }
+
+    fn allowed(&self) -> String {
+        match self.kind {
+            Kind::Boolean => "true, false".into(),
+            Kind::Word(words) => words.join(", "),
+            Kind::Text => "any text that is not empty".into(),
+            Kind::Interval(least, most) => {
+                format!("{} to {} (a month counts as 30 days)", interval_text(least), interval_text(most))
+            }
+            Kind::Bytes(least, most) => format!("{least} to {most}"),
+        }
+    }
+
+    /// The value in the one form in which it is stored.
+    fn canonical(&self, value: &str) -> Result<String> {
+        let refused = || {
+            invalid(format!("\"{value}\" is not a value for setting \"{}\"", self.name))
+                .hint(format!("Allowed: {}.", self.allowed()))
+        };
+        let value = value.trim();
+        match self.kind {
+            Kind::Boolean => match value.to_ascii_lowercase().as_str() {
+                "true" | "on" | "yes" | "1" => Ok("true".into()),
+                "false" | "off" | "no" | "0" => Ok("false".into()),
+                _ => Err(refused()),
+            },
+            Kind::Word(words) => words
+                .iter()
+                .find(|word| word.eq_ignore_ascii_case(value))
+                .map(|word| word.to_string())
+                .ok_or_else(refused),
+            Kind::Text if value.is_empty() || value.len() > 1024 => Err(refused()),
+            Kind::Text => Ok(value.to_owned()),
+            Kind::Interval(least, most) => match interval_microseconds(value) {
+                Ok(length) if (least..=most).contains(&length) => Ok(interval_text(length)),
+                Ok(_) => Err(refused()),
+                Err(error) => {
+                    error.discard();
+                    Err(refused())
+                }
+            },
+            Kind::Bytes(least, most) => match value.parse::<i64>() {
+                Ok(size) if (least..=most).contains(&size) => Ok(size.to_string()),
+                _ => Err(refused()),
+            },
+        }
+    }
+}
+
+/// Length of an interval in microseconds; a month counts as 30 days.
+///
+/// # Errors
+/// When Postgres does not take the text for an interval, or it is beyond any sense.
+fn interval_microseconds(text: &str) -> Result<i64> {
+    let refused = || invalid(format!("\"{text}\" is not an interval"));
+    let text = CString::new(text).map_err(|_| refused())?;
+    // interval_in raises on bad input; only that is caught.
+    let parsed = pgrx::PgTryBuilder::new(|| unsafe {
+        let datum = pgrx::direct_function_call_as_datum(
+            pg_sys::interval_in,
+            &[
+                Some(pg_sys::Datum::from(text.as_ptr())),
+                Some(pg_sys::Datum::from(pg_sys::InvalidOid)),
+                Some(pg_sys::Datum::from(-1i32)),
+            ],
+        )?;
+        let interval = &*(datum.cast_mut_ptr::<pg_sys::Interval>());
+        Some((interval.month, interval.day, interval.time))
+    })
+    .catch_when(pgrx::PgSqlErrorCode::ERRCODE_INVALID_DATETIME_FORMAT, |_| None)
+    .catch_when(pgrx::PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW, |_| None)
+    .catch_when(pgrx::PgSqlErrorCode::ERRCODE_INTERVAL_FIELD_OVERFLOW, |_| None)
+    .execute();
+    let (months, days, time) = parsed.ok_or_else(refused)?;
+    let days = i64::from(months) * 30 + i64::from(days);
+    days.checked_mul(DAY).and_then(|days| days.checked_add(time)).ok_or_else(refused)
+}
+
+/// The interval as Postgres shows it by default. Not `interval_out`, whose form depends on IntervalStyle.
+fn interval_text(microseconds: i64) -> String {
+    let (days, time) = (microseconds / DAY, microseconds % DAY);
+    let (seconds, fraction) = (time / SECOND, time % SECOND);
+    let mut text = match days {
+        0 => String::new(),
+        1 => "1 day".into(),
+        _ => format!("{days} days"),
+    };
+    if time != 0 || days == 0 {
+        let gap = if days == 0 { "" } else { " " };
+        text += &format!("{gap}{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
+    }
+    if fraction != 0 {
+        text += format!(".{fraction:06}").trim_end_matches('0');
+    }
+    text
+}
+
+/// Stores a setting, or removes it where `value` is `None`; returns the value now in force.
+pub fn store(name: &str, value: Option<&str>) -> Result<String> {
+    static STORE: Statement = Statement::new(
+        c"insert into auth.settings (name, value) values ($1, $2)
+          on conflict (name) do update set value = excluded.value, updated_at = pg_catalog.now()",
+        &[pg_sys::TEXTOID, pg_sys::TEXTOID],
+    );
+    static RESET: Statement = Statement::new(c"delete from auth.settings where name = $1", &[pg_sys::TEXTOID]);
+
+    let definition = definition(name)?;
+    let text = match value {
+        Some(value) => {
+            let text = definition.canonical(value)?;
+            STORE.run(&[spi::value(name), spi::value(text.as_str())])?;
+            text
+        }
+        None => {
+            RESET.run(&[spi::value(name)])?;
+            definition.default.to_owned()
+        }
+    };
+    crate::audit::record("setting_changed", None, json!({"name": name, "value": text}))?;
+    Ok(text)
+}
+
+sql_function!(anon_auth_setting, "pg_finfo_anon_auth_setting", |args| {
+    let name: String = args.get(0).unwrap_or_default();
+    let definition = definition(&name)?;
+    let mut value = definition.default.to_owned();
+    if let Some(relations) = catalog::relations() {
+        LatestSnapshot::take().all(relations.settings, |row| {
+            if row.get::<String>(c"name").as_deref() == Some(definition.name) {
+                value = row.get(c"value").unwrap_or_default();
+            }
+        });
+    }
+    Ok(value)
+});
+
+sql_function!(anon_auth_set_setting, "pg_finfo_anon_auth_set_setting", |args| {
+    let name: String = args.get(0).ok_or_else(|| invalid("the name of the setting is missing"))?;
+    store(&name, args.get::<String>(1).as_deref())
+});
+
+sql_function!(anon_auth_setting_definitions, "pg_finfo_anon_auth_setting_definitions", |_| {
+    let all: Vec<_> = DEFINITIONS
+        .iter()
+        .map(|d| {
+            json!({
+                "name": d.name,
+                "type": d.type_name(),
+                "default": d.default,
+                "unit": matches!(d.kind, Kind::Bytes(..)).then_some("B"),
+                "allowed": d.allowed(),
+                "description": d.description,
+            })
+        })
+        .collect();
+    Ok(JsonB(all.into()))
+});
+
+/// Row trigger: holds plain SQL on the table to what `auth.set_setting()` would store.
+fn check_setting(args: &Args) -> Result<pg_sys::Datum> {
+    let trigger = args.trigger()?;
+    let is_update = trigger.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_UPDATE;
+    let row = if is_update { trigger.tg_newtuple } else { trigger.tg_trigtuple };
+    let column = |number| unsafe {
+        let mut null = false;
+        let datum = pg_sys::heap_getattr(row, number, (*trigger.tg_relation).rd_att, &mut null);
+        String::from_datum(datum, null).unwrap_or_default()
+    };
+    let (name, value) = (column(1), column(2));
+    let canonical = definition(&name)?.canonical(&value)?;
+    if canonical != value {
+        return Err(invalid(format!("setting \"{name}\" is stored as \"{canonical}\", not \"{value}\""))
+            .hint("Use auth.set_setting()."));
+    }
+    Ok(pg_sys::Datum::from(row))
+}
+sql_function!(anon_auth_check_setting, "pg_finfo_anon_auth_check_setting", check_setting);
+
+/// Statement trigger: every session, this one included, gets told that the table changed; this one also
+/// when the change is rolled back.
+fn forget_cached(args: &Args) -> Result<pg_sys::Datum> {
+    let trigger = args.trigger()?;
+    unsafe { pg_sys::CacheInvalidateRelcache(trigger.tg_relation) };
+    Ok(pg_sys::Datum::from(0))
+}
+sql_function!(anon_auth_forget_cached, "pg_finfo_anon_auth_forget_cached", forget_cached);
+
+/// Provider configuration in the form of Realm's `auth/providers.json`.
+const PROVIDER: &str = "anon-user";
+
+fn provider() -> Result<JsonB> {
+    Ok(JsonB(json!({"name": PROVIDER, "type": PROVIDER, "disabled": current()?.disabled})))
+}
+
+sql_function!(anon_auth_export_provider, "pg_finfo_anon_auth_export_provider", |_| provider());
+
+fn import_provider(args: &Args) -> Result<JsonB> {
+    let shape = "Expected: {\"name\": \"anon-user\", \"type\": \"anon-user\", \"disabled\": <boolean>}.";
+    let config = crate::json::argument(args, 0)?;
+    let Some(object) = config.as_object() else {
+        return Err(invalid("the provider configuration is not a JSON object").hint(shape));
+    };
+    if let Some(key) = object.keys().find(|key| !matches!(key.as_str(), "name" | "type" | "disabled")) {
+        return Err(invalid(format!("the provider configuration has an unknown key \"{key}\"")).hint(shape));
+    }
+    for key in ["name", "type"] {
+        if object.get(key).and_then(|v| v.as_str()) != Some(PROVIDER) {
+            return Err(invalid(format!("\"{key}\" of the provider configuration is not \"{PROVIDER}\"")).hint(shape));
+        }
+    }
+    let Some(disabled) = object.get("disabled").and_then(|v| v.as_bool()) else {
+        return Err(invalid("\"disabled\" of the provider configuration is not true or false").hint(shape));
+    };
+    store("disabled", Some(if disabled { "true" } else { "false" }))?;
+    provider()
+}
+sql_function!(anon_auth_import_provider, "pg_finfo_anon_auth_import_provider", import_provider);

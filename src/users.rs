@@ -1,0 +1,196 @@
+//! Users: the row, the form in which clients see it, and what a user does with itself.
+
+use crate::catalog::{self, LatestSnapshot};
+use crate::claims;
+use crate::clock;
+use crate::error::{Result, error};
+use crate::function::Args;
+use crate::spi::{self, Statement};
+use crate::sql_function;
+use pgrx::{JsonB, pg_sys};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+/// A row of `auth.users`. Times are in microseconds since Postgres's epoch.
+pub struct User {
+    pub id: Uuid,
+    pub aud: String,
+    pub role: String,
+    pub email: Option<String>,
+    email_confirmed_at: Option<i64>,
+    pub phone: Option<String>,
+    phone_confirmed_at: Option<i64>,
+    pub app_metadata: Value,
+    pub user_metadata: Value,
+    pub is_anonymous: bool,
+    banned_until: Option<i64>,
+    pub created_at: i64,
+    updated_at: i64,
+    last_sign_in_at: Option<i64>,
+    last_active_on: Option<i32>,
+}
+
+impl User {
+    /// A guest that signs in for the first time now.
+    pub fn new_guest(id: Uuid, aud: &str, user_metadata: Value, now: i64) -> Self {
+        Self {
+            id,
+            aud: aud.to_owned(),
+            role: "authenticated".to_owned(),
+            email: None,
+            email_confirmed_at: None,
+            phone: None,
+            phone_confirmed_at: None,
+            app_metadata: json!({}),
+            user_metadata,
+            is_anonymous: true,
+            banned_until: None,
+            created_at: now,
+            updated_at: now,
+            last_sign_in_at: Some(now),
+            last_active_on: None,
+        }
+    }
+
+    /// The e-mail address, once it was proven.
+    pub fn proven_email(&self) -> Option<&str> {
+        self.email_confirmed_at.and(self.email.as_deref())
+    }
+
+    /// The phone number, once it was proven.
+    pub fn proven_phone(&self) -> Option<&str> {
+        self.phone_confirmed_at.and(self.phone.as_deref())
+    }
+
+    /// # Errors
+    /// `user_banned`.
+    pub fn check_not_banned(&self) -> Result<()> {
+        match self.banned_until {
+            Some(until) if clock::now() < until => Err(error(403, "user_banned", "the user is banned")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether today's activity is yet to be noted; it is, at most once a day.
+    pub fn is_first_activity_of_day(&self, now: i64) -> bool {
+        clock::day(now) > self.last_active_on.unwrap_or_else(|| clock::day(self.created_at))
+    }
+
+    /// The user as clients see it.
+    pub fn to_json(&self, identities: Value) -> Value {
+        let time = |time: Option<i64>| time.map_or(Value::Null, crate::json::timestamp);
+        json!({
+            "id": self.id.to_string(),
+            "aud": self.aud,
+            "role": self.role,
+            "email": self.email.as_deref().unwrap_or_default(),
+            "email_confirmed_at": time(self.email_confirmed_at),
+            "phone": self.phone.as_deref().unwrap_or_default(),
+            "phone_confirmed_at": time(self.phone_confirmed_at),
+            "app_metadata": self.app_metadata,
+            "user_metadata": self.user_metadata,
+            "identities": identities,
+            "created_at": time(Some(self.created_at)),
+            "updated_at": time(Some(self.updated_at)),
+            "last_sign_in_at": time(self.last_sign_in_at),
+            "is_anonymous": self.is_anonymous,
+        })
+    }
+}
+
+/// The user with this id, as everything committed and this transaction's own changes have it.
+pub fn find(id: Uuid) -> Option<User> {
+    let relations = catalog::relations()?;
+    LatestSnapshot::take().find(relations.users, relations.users_pkey, id, |row| {
+        let object = |column| match row.get::<pg_sys::Datum>(column).map(crate::json::text) {
+            // A value that serde_json cannot hold can only have come by plain SQL.
+            Some(text) => crate::json::parse(&text).unwrap_or_else(|_| json!({})),
+            None => json!({}),
+        };
+        User {
+            id,
+            aud: row.get(c"aud").unwrap_or_default(),
+            role: row.get(c"role").unwrap_or_default(),
+            email: row.get(c"email"),
+            email_confirmed_at: row.timestamp(c"email_confirmed_at"),
+            phone: row.get(c"phone"),
+            phone_confirmed_at: row.timestamp(c"phone_confirmed_at"),
+            app_metadata: object(c"raw_app_meta_data"),
+            user_metadata: object(c"raw_user_meta_data"),
+            is_anonymous: row.get(c"is_anonymous").unwrap_or(false),
+            banned_until: row.timestamp(c"banned_until"),
+            created_at: row.timestamp(c"created_at").unwrap_or(0),
+            updated_at: row.timestamp(c"updated_at").unwrap_or(0),
+            last_sign_in_at: row.timestamp(c"last_sign_in_at"),
+            last_active_on: row.get::<pgrx::datum::Date>(c"last_active_on").map(|date| date.to_pg_epoch_days()),
+        }
+    })
+}
+
+/// The identities linked to a user, as clients see them.
+pub fn identities(user: Uuid) -> Result<Value> {
+    static SELECT: Statement = Statement::new(
+        c"select pg_catalog.jsonb_build_object(
+              'identity_id', id, 'id', provider_id, 'user_id', user_id, 'provider', provider,
+              'identity_data', identity_data, 'last_sign_in_at', last_sign_in_at,
+              'created_at', created_at, 'updated_at', updated_at)
+          from auth.identities where user_id = $1 order by created_at, id",
+        &[pg_sys::UUIDOID],
+    );
+    let mut identities = Vec::new();
+    SELECT.each(&[spi::uuid(user)], |row| {
+        let text = row.get::<pg_sys::Datum>(1).map(crate::json::text).unwrap_or_default();
+        identities.push(crate::json::parse(&text)?);
+        Ok(())
+    })?;
+    Ok(identities.into())
+}
+
+/// Locks the row of a user against every change, and returns whether it is there.
+pub fn lock(id: Uuid) -> Result<bool> {
+    static LOCK: Statement =
+        Statement::new(c"select from auth.users where id = $1 for update", &[pg_sys::UUIDOID]);
+    Ok(LOCK.run(&[spi::uuid(id)])? == 1)
+}
+
+fn get_user(_: &Args) -> Result<JsonB> {
+    let (user, _) = claims::require()?;
+    let user = find(user).ok_or_else(claims::not_signed_in)?;
+    let identities = identities(user.id)?;
+    Ok(JsonB(user.to_json(identities)))
+}
+sql_function!(anon_auth_get_user, "pg_finfo_anon_auth_get_user", get_user);
+
+fn user_info(_: &Args) -> Result<JsonB> {
+    let (user, _) = claims::require()?;
+    let user = find(user).ok_or_else(claims::not_signed_in)?;
+    let mut info = Map::new();
+    let verified = user.proven_email().is_some() || user.proven_phone().is_some();
+    info.insert("sub".into(), user.id.to_string().into());
+    info.insert("isVerified".into(), verified.into());
+    info.insert("isAnonymous".into(), user.is_anonymous.into());
+    if let Some(email) = &user.email {
+        info.insert("email".into(), email.as_str().into());
+        info.insert("email_verified".into(), user.proven_email().is_some().into());
+    }
+    if let Some(phone) = &user.phone {
+        info.insert("phone_number".into(), phone.as_str().into());
+        info.insert("phone_number_verified".into(), user.proven_phone().is_some().into());
+    }
+    info.insert("updated_at".into(), clock::unix_seconds(user.updated_at).into());
+    Ok(JsonB(info.into()))
+}
+sql_function!(anon_auth_user_info, "pg_finfo_anon_auth_user_info", user_info);
+
+fn delete_user(_: &Args) -> Result<()> {
+    let (user, _) = claims::require()?;
+    lock(user)?;
+    let found = find(user).ok_or_else(claims::not_signed_in)?;
+    if !found.is_anonymous {
+        return Err(error(403, "not_anonymous", "only a guest can delete itself")
+            .hint("Deleting a permanent user is up to an administrator: DELETE FROM auth.users WHERE id = …"));
+    }
+    crate::deletion::delete(&[user])?;
+    crate::audit::record("user_deleted", Some(user), json!({}))
+}
+sql_function!(anon_auth_delete_user, "pg_finfo_anon_auth_delete_user", delete_user);
