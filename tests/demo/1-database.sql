@@ -30,8 +30,7 @@ select auth.set_setting('refresh_token_reuse_interval', '1 second');
 
 -- Grace was here once, wrote a note and never came back: we turn her clock back by 100 days.
 begin;
-select auth.sign_in_anonymously('{"name": "Grace"}')->'user'->>'id' as grace
-\gset
+select auth.sign_in_anonymously('{"name": "Grace"}')->'user'->>'id' as grace \gset
 insert into notes (user_id, body) values (:'grace', 'I was here') returning body;
 update auth.users set created_at = now() - interval '100 days' where id = :'grace';
 update auth.sessions set refreshed_at = now() - interval '100 days' where user_id = :'grace';
