@@ -10,6 +10,11 @@ declare
     ours constant text := 'anon_auth_owner';
     intruder text;
 begin
+    if pg_catalog.getdatabaseencoding() not in ('UTF8', 'SQL_ASCII') then
+        raise exception 'unsupported_encoding: anon_auth needs a database with the encoding UTF8, not %', pg_catalog.getdatabaseencoding()
+            using errcode = 'feature_not_supported';
+    end if;
+
     select pg_catalog.format('it belongs to role %I', r.rolname)
       into intruder
       from pg_catalog.pg_namespace n

@@ -1,6 +1,7 @@
 //! Running SQL on an application's table with the rights of the table's owner, never with ours.
 
 use crate::error::Result;
+use crate::guc;
 use crate::spi::{self, Statement, Visibility};
 use pgrx::pg_sys;
 use std::ffi::CString;
@@ -21,16 +22,7 @@ pub fn run<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T> 
             role,
             security | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32,
         );
-        pg_sys::set_config_option(
-            c"search_path".as_ptr(),
-            path.as_ptr(),
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
+        guc::set(c"search_path", &path, pg_sys::GucContext::PGC_USERSET, pg_sys::GucAction::GUC_ACTION_SAVE);
         let result = body()?;
         settle_constraints()?;
         pg_sys::AtEOXact_GUC(true, level);

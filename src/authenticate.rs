@@ -36,8 +36,12 @@ fn take_role(role: &str) -> Result<()> {
     let name = CString::new(role).unwrap_or_default();
     let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
     if role.is_empty() || oid == pg_sys::InvalidOid {
-        return Err(error(403, "role_not_allowed", format!("the role \"{role}\" of the access token does not exist"))
-            .hint(format!("SELECT auth.create_roles('{}');", login.replace('\'', "''"))));
+        return Err(error(
+            403,
+            "role_not_allowed",
+            format!("the role \"{role}\" of the access token does not exist"),
+        )
+        .hint(format!("SELECT auth.create_roles('{}');", login.replace('\'', "''"))));
     }
     if !compat::may_take_role(oid) {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
@@ -56,21 +60,12 @@ pub fn set_local(name: &str, value: &str) -> Result<()> {
     let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
         return Err(crate::error::invalid("a setting's value must not contain a NUL byte"));
     };
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            if pg_sys::superuser() { pg_sys::GucContext::PGC_SUSET } else { pg_sys::GucContext::PGC_USERSET },
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_LOCAL,
-            true,
-            0,
-            false,
-        );
-    }
+    let superuser = unsafe { pg_sys::superuser() };
+    let context = if superuser { pg_sys::GucContext::PGC_SUSET } else { pg_sys::GucContext::PGC_USERSET };
+    guc::set(&name, &value, context, pg_sys::GucAction::GUC_ACTION_LOCAL);
     Ok(())
 }
 
 sql_function!(anon_auth_authenticate, "pg_finfo_anon_auth_authenticate", |args: &Args| {
-    authenticate(&args.get::<String>(0).unwrap_or_default())
+    authenticate(&args.text(0)?.unwrap_or_default())
 });

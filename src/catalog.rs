@@ -51,21 +51,25 @@ pub fn relations() -> Option<Relations> {
 /// What a relcache invalidation for `relation` means for the caches. Sets flags only: it is called in the
 /// middle of whatever Postgres is doing.
 pub fn invalidated(relation: pg_sys::Oid) {
-    let Some(known) = RELATIONS.get() else { return };
-    let everything = relation == pg_sys::InvalidOid;
-    let is_settings = relation == known.settings;
-    let is_keys = relation == known.signing_keys;
-    let is_session = [known.users, known.sessions, known.session_revocations].contains(&relation);
-    if everything || is_settings {
+    let known = RELATIONS.get();
+    // Of an unknown table, or of all: it may be any of ours.
+    let is = |table: fn(&Relations) -> pg_sys::Oid| match &known {
+        Some(known) => relation == pg_sys::InvalidOid || relation == table(known),
+        None => true,
+    };
+    let is_settings = is(|known| known.settings);
+    let is_keys = is(|known| known.signing_keys);
+    let is_session = is(|known| known.users) || is(|known| known.sessions) || is(|known| known.session_revocations);
+    if is_settings {
         crate::settings::mark_stale();
     }
-    if everything || is_keys {
+    if is_keys {
         crate::keys::mark_stale();
     }
-    if everything || is_session {
+    if is_session {
         crate::claims::forget();
     }
-    if everything || is_settings || is_keys || is_session {
+    if is_settings || is_keys || is_session {
         // A dropped and re-created extension has other OIDs.
         RELATIONS.set(None);
     }

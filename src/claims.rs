@@ -5,7 +5,9 @@
 //! 2. Session and user in the database: once per transaction and command, by primary key (`freshness`).
 //! 3. Tokens whose signature was verified before, per backend.
 
+use crate::catalog::LatestSnapshot;
 use crate::error::{Error, Result, error};
+use crate::users::Status;
 use crate::{clock, guc, keys, sessions, settings, users};
 use anon_auth_core::jwt;
 use pgrx::{IntoDatum, JsonB, pg_sys};
@@ -31,17 +33,9 @@ pub struct Verified {
     built: RefCell<Option<Rc<Built>>>,
 }
 
-/// What the database knows about the token's user now; it overrides the token.
-#[derive(Clone, PartialEq, Default)]
-pub struct Now {
-    pub is_anonymous: bool,
-    pub email: Option<String>,
-    pub phone: Option<String>,
-}
-
 /// Claims in the form that readers return, in a memory context of their own.
 pub struct Built {
-    overlay: Option<Now>,
+    overlay: Option<Status>,
     /// The transaction it was built in, if only copies of the values were handed out there.
     copied_in: Option<u64>,
     context: pg_sys::MemoryContext,
@@ -210,16 +204,14 @@ pub fn verify(token: &str) -> Result<Rc<Verified>> {
     }
     let parsed = jwt::parse(token).map_err(|e| bad_jwt(e.to_string()))?;
     let key = keys::all().verifying(parsed.kid())?;
-    let key = key.ok_or_else(|| bad_jwt("it is signed with a key that this database does not know or has revoked"))?;
+    let key =
+        key.ok_or_else(|| bad_jwt("it is signed with a key that this database does not know or has revoked"))?;
     let claims = parsed.verify(&key).map_err(|e| bad_jwt(e.to_string()))?;
     if claims.values().any(holds_nul) {
         return Err(bad_jwt("it holds a NUL character, which jsonb cannot"));
     }
-    let expected = jwt::Expected {
-        issuer: &settings.issuer,
-        audience: &settings.audience,
-        now: clock::unix_seconds(now),
-    };
+    let expected =
+        jwt::Expected { issuer: &settings.issuer, audience: &settings.audience, now: clock::unix_seconds(now) };
     jwt::check_claims(&claims, &expected).map_err(|e| match e {
         jwt::ClaimError::Expired => error(401, "bad_jwt", format!("the access token is not valid: {e}"))
             .hint("Get a new one with auth.refresh_session()."),
@@ -290,25 +282,17 @@ impl Verified {
 ///
 /// # Errors
 /// `session_not_found`, `session_expired`, `user_not_found`, `user_banned`.
-pub fn freshness(verified: &Verified) -> Result<Option<Now>> {
+pub fn freshness(verified: &Verified) -> Result<Option<Status>> {
     let is_about_no_session = !verified.is_ours && !verified.claims.contains_key("session_id");
     if !guc::check_session() || is_about_no_session {
         return Ok(None);
     }
-    let (Some(user), Some(session)) = (verified.user, verified.session) else { return Err(session_not_found()) };
-    let session = sessions::find(session)?.ok_or_else(session_not_found)?;
-    // A token minted in a transaction that was rolled back is ahead of the row.
-    if session.user != user || session.is_revoked || verified.counter > session.counter {
-        return Err(session_not_found());
-    }
-    session.check_not_expired()?;
-    let user = users::find(user).ok_or_else(|| error(401, "user_not_found", "the user does not exist any more"))?;
-    user.check_not_banned()?;
-    Ok(Some(Now {
-        is_anonymous: user.is_anonymous,
-        email: user.proven_email().map(str::to_owned),
-        phone: user.proven_phone().map(str::to_owned),
-    }))
+    let (Some(user), Some(session)) = (verified.user, verified.session) else {
+        return Err(error(401, "session_not_found", "the access token names no user or no session"));
+    };
+    let snapshot = LatestSnapshot::take();
+    sessions::check_live(&snapshot, session, user, verified.counter)?;
+    users::status(&snapshot, user).map(Some)
 }
 
 /// The signed-in user and its session.
@@ -338,13 +322,8 @@ pub fn not_signed_in() -> Error {
         .hint("Call auth.authenticate($1) with an access token first, in the same transaction.")
 }
 
-fn session_not_found() -> Error {
-    error(401, "session_not_found", "the session of the access token does not exist any more")
-        .hint("The user signed out, was deleted or merged, or the session was revoked. Sign in again.")
-}
-
 /// The claims with what the database knows now.
-pub fn overlaid(verified: &Verified, overlay: &Option<Now>) -> Map<String, Value> {
+pub fn overlaid(verified: &Verified, overlay: &Option<Status>) -> Map<String, Value> {
     let mut claims = verified.claims.clone();
     if let Some(now) = overlay {
         claims.insert("is_anonymous".into(), now.is_anonymous.into());
@@ -355,16 +334,15 @@ pub fn overlaid(verified: &Verified, overlay: &Option<Now>) -> Map<String, Value
 }
 
 /// The claims as datums; those built last, if nothing has changed.
-fn build(verified: &Verified, overlay: Option<Now>) -> Rc<Built> {
+fn build(verified: &Verified, overlay: Option<Status>) -> Rc<Built> {
     if let Some(built) = verified.built.borrow().as_ref()
         && built.overlay == overlay
     {
         return built.clone();
     }
     let claims = overlaid(verified, &overlay);
-    let text = |name: &str| {
-        claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
-    };
+    let text =
+        |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
     let id = |id: Option<Uuid>| id.and_then(crate::spi::uuid);
     let built = unsafe {
         let context = pg_sys::AllocSetContextCreateInternal(
@@ -403,10 +381,12 @@ impl Drop for Built {
             unsafe { pg_sys::MemoryContextDelete(self.context) };
             return;
         }
-        let kept = REPLACED.with_borrow_mut(|replaced| {
+        // When the process ends, the list may be gone already, and all memory goes with it.
+        let kept = REPLACED.try_with(|replaced| {
+            let mut replaced = replaced.borrow_mut();
             replaced.push(self.context);
             replaced.len()
         });
-        current.copy |= kept >= KEPT_REPLACED;
+        current.copy |= kept.is_ok_and(|kept| kept >= KEPT_REPLACED);
     }
 }

@@ -5,6 +5,7 @@ use crate::deletion;
 use crate::error::{Error, Result, error, invalid};
 use crate::foreign_keys::{self, ForeignKey};
 use crate::function::Args;
+use crate::guc;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement, Value};
 use crate::sql_function;
@@ -103,6 +104,7 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
     unsafe { pg_sys::PreventCommandIfReadOnly(c"auth.cleanup_expired_users()".as_ptr()) };
 
     let settings = settings::current()?;
+    limit_waits();
     if !dry_run {
         let outcome = clean_up(batch, recheck_before, &settings)?;
         if !outcome.did_nothing() {
@@ -125,11 +127,13 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
         (_, Ok(())) => Err(error(500, "internal_error", "the dry run was not rolled back")),
     }
 }
-sql_function!(
-    anon_auth_cleanup_expired_users,
-    "pg_finfo_anon_auth_cleanup_expired_users",
-    cleanup_expired_users
-);
+sql_function!(anon_auth_cleanup_expired_users, "pg_finfo_anon_auth_cleanup_expired_users", cleanup_expired_users);
+
+/// Keeps a batch from waiting for an application that holds locks on its own rows, while the batch holds locks
+/// on guests. Until the function returns, as it has a SET clause.
+fn limit_waits() {
+    guc::set(c"lock_timeout", c"50ms", pg_sys::GucContext::PGC_USERSET, pg_sys::GucAction::GUC_ACTION_SAVE);
+}
 
 fn clean_up(batch: i64, recheck_before: i64, settings: &Settings) -> Result<Outcome> {
     let limits = Limits::new(settings);
@@ -215,8 +219,10 @@ fn new_candidates(limits: &Limits, batch: i64) -> Result<Vec<Uuid>> {
 
 /// Expired guests that it had to leave, longest ago first: what kept them may be gone.
 fn left_candidates(limits: &Limits, before: i64, batch: i64) -> Result<Vec<Uuid>> {
-    static SELECT: Statement =
-        Statement::new(spi::literal(candidates!("u.cleanup_blocked_at < $7", "u.cleanup_blocked_at")), CANDIDATE_TYPES);
+    static SELECT: Statement = Statement::new(
+        spi::literal(candidates!("u.cleanup_blocked_at < $7", "u.cleanup_blocked_at")),
+        CANDIDATE_TYPES,
+    );
     let mut values = limits.values(batch);
     values.push(spi::timestamp(before));
     ids(&SELECT, &values)

@@ -2,9 +2,6 @@
 
 use pgrx::pg_sys;
 
-/// What an `ExecutorStart` hook returns. Postgres 18 had it return a flag in its betas; the release does not.
-pub type ExecutorStartResult = ();
-
 /// Whether the session's login role may take `role`.
 pub fn may_take_role(role: pg_sys::Oid) -> bool {
     unsafe {
@@ -14,4 +11,15 @@ pub fn may_take_role(role: pg_sys::Oid) -> bool {
         #[cfg(not(feature = "pg15"))]
         return pg_sys::member_can_set_role(login, role);
     }
+}
+
+/// Has a background worker end at SIGTERM as a session does: at the next safe point.
+pub fn end_on_sigterm() {
+    unsafe extern "C-unwind" {
+        // Postgres 18 gave the server's own function a name of its own.
+        #[cfg_attr(feature = "pg18", link_name = "pqsignal_be")]
+        fn pqsignal(signal: i32, handler: unsafe extern "C-unwind" fn(i32));
+        fn die(signal: i32);
+    }
+    unsafe { pqsignal(pg_sys::SIGTERM as i32, die) };
 }

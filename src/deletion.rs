@@ -8,7 +8,7 @@
 
 use crate::error::Result;
 use crate::spi::{self, Statement};
-use crate::{as_owner, catalog, foreign_keys};
+use crate::{as_owner, foreign_keys};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use uuid::Uuid;
@@ -32,14 +32,17 @@ pub fn delete(users: &[Uuid]) -> Result<()> {
         key.check_no_rows(users)?;
     }
     DEALT_WITH.set(keys.iter().map(|key| key.constraint).collect());
+    IS_NEXT.set(!keys.is_empty());
     let deleted = DELETE.run(&[spi::uuids(users)]);
-    DEALT_WITH.take();
+    IS_NEXT.set(false);
     deleted?;
     Ok(())
 }
 
 thread_local! {
-    /// Foreign keys that are not to act in the DELETE that starts next.
+    /// Whether the DELETE of users is the query that starts next.
+    static IS_NEXT: Cell<bool> = const { Cell::new(false) };
+    /// Foreign keys that are not to act in it.
     static DEALT_WITH: RefCell<Vec<pg_sys::Oid>> = const { RefCell::new(Vec::new()) };
     static NEXT_HOOK: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
 }
@@ -52,37 +55,33 @@ pub fn install_hook() {
     }
 }
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) -> crate::compat::ExecutorStartResult {
-    let result = unsafe {
+/// Every query of every session comes by here, so not through pgrx's guard: an error jumps over this frame,
+/// which owns nothing.
+unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
+    unsafe extern "C-unwind" {
+        fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: i32);
+    }
+    unsafe {
         match NEXT_HOOK.get() {
-            Some(next) => pg_sys::ffi::pg_guard_ffi_boundary(|| next(query, flags)),
-            None => pg_sys::standard_ExecutorStart(query, flags),
+            Some(next) => next(query, flags),
+            None => standard_ExecutorStart(query, flags),
         }
-    };
-    // Every query of every session comes by here.
-    if DEALT_WITH.with_borrow(Vec::is_empty) {
-        return result;
+        if IS_NEXT.replace(false) {
+            pg_sys::panic::pgrx_extern_c_guard(|| leave_out_triggers(query, &DEALT_WITH.take()));
+        }
     }
-    let dealt_with = DEALT_WITH.take();
-    if let Some(relations) = catalog::relations() {
-        unsafe { leave_out_triggers(query, relations.users, &dealt_with) };
-    }
-    result
 }
 
 /// Switches the action triggers of foreign keys off, in this one statement's private copy of the trigger list.
-unsafe fn leave_out_triggers(query: *mut pg_sys::QueryDesc, users: pg_sys::Oid, keys: &[pg_sys::Oid]) {
+unsafe fn leave_out_triggers(query: *mut pg_sys::QueryDesc, keys: &[pg_sys::Oid]) {
     unsafe {
         let opened = (*(*query).estate).es_opened_result_relations;
         let count = if opened.is_null() { 0 } else { (*opened).length };
         for i in 0..count {
             let target = (*(*opened).elements.add(i as usize)).ptr_value as *mut pg_sys::ResultRelInfo;
             let triggers = (*target).ri_TrigDesc;
-            if (*(*target).ri_RelationDesc).rd_id != users || triggers.is_null() {
-                continue;
-            }
-            for n in 0..(*triggers).numtriggers {
+            let count = if triggers.is_null() { 0 } else { (*triggers).numtriggers };
+            for n in 0..count {
                 let trigger = (*triggers).triggers.add(n as usize);
                 if (*trigger).tgisinternal && keys.contains(&(*trigger).tgconstraint) {
                     (*trigger).tgenabled = pg_sys::TRIGGER_DISABLED as _;

@@ -71,7 +71,10 @@ pub fn all() -> Result<Vec<ForeignKey>> {
             return Err(error(
                 501,
                 "unsupported_foreign_key",
-                format!("foreign key \"{}\" of table {table} references other columns of auth.users than id", text(2)),
+                format!(
+                    "foreign key \"{}\" of table {table} references other columns of auth.users than id",
+                    text(2)
+                ),
             ));
         }
         keys.push(ForeignKey {

@@ -12,6 +12,18 @@ impl Args {
         unsafe { pgrx::fcinfo::pg_getarg(self.0, n) }
     }
 
+    /// Argument `n`, a text, counted from 0; `None` for NULL.
+    ///
+    /// # Errors
+    /// `validation_failed` where it is not UTF-8, as may be in a database with the encoding SQL_ASCII.
+    pub fn text(&self, n: usize) -> Result<Option<String>> {
+        let bytes: Option<&[u8]> = self.get(n);
+        bytes
+            .map(|bytes| std::str::from_utf8(bytes).map(str::to_owned))
+            .transpose()
+            .map_err(|_| crate::error::invalid("a text argument is not valid UTF-8"))
+    }
+
     /// What a trigger function is called for.
     ///
     /// # Errors

@@ -45,6 +45,19 @@ pub fn key_file() -> Option<std::path::PathBuf> {
     (!path.is_empty()).then(|| std::ffi::OsString::from_vec(path).into())
 }
 
+/// Sets any of Postgres's settings.
+///
+/// # Arguments
+/// * `context` – with whose rights
+/// * `action` – until when: GUC_ACTION_SET for the session, _LOCAL for the transaction, _SAVE for the function
+///   or nest level
+///
+/// Raises what Postgres raises where the value or the right to set it is missing.
+pub fn set(name: &CStr, value: &CStr, context: pg_sys::GucContext::Type, action: pg_sys::GucAction::Type) {
+    let source = pg_sys::GucSource::PGC_S_SESSION;
+    unsafe { pg_sys::set_config_option(name.as_ptr(), value.as_ptr(), context, source, action, true, 0, false) };
+}
+
 unsafe extern "C-unwind" fn assign_text(_value: *const c_char, _extra: *mut c_void) {
     crate::claims::forget();
 }

@@ -42,12 +42,7 @@ pub fn timestamp(time: i64) -> Value {
     let mut buffer = [0 as std::ffi::c_char; 129];
     let utc = 0;
     unsafe {
-        pg_sys::JsonEncodeDateTime(
-            buffer.as_mut_ptr(),
-            pg_sys::Datum::from(time),
-            pg_sys::TIMESTAMPTZOID,
-            &utc,
-        );
+        pg_sys::JsonEncodeDateTime(buffer.as_mut_ptr(), pg_sys::Datum::from(time), pg_sys::TIMESTAMPTZOID, &utc);
         std::ffi::CStr::from_ptr(buffer.as_ptr()).to_string_lossy().into()
     }
 }

@@ -13,7 +13,7 @@ use pgrx::{JsonB, pg_sys};
 use serde_json::json;
 
 fn algorithm(args: &Args, n: usize) -> Result<Option<Algorithm>> {
-    args.get::<String>(n)
+    args.text(n)?
         .map(|name| {
             name.parse().map_err(|_| {
                 invalid(format!("\"{name}\" is not an algorithm for signing keys"))
@@ -78,9 +78,8 @@ fn rotate(args: &Args) -> Result<String> {
     let algorithm = algorithm(args, 0)?;
     // The very first key is made in a transaction of its own, so that this one, left open, holds up no sign-in.
     keys::current()?;
-    let standby = STANDBY.first(&[algorithm.and_then(|a| spi::value(a.name()))], |row| {
-        Ok(row.get::<String>(1).unwrap_or_default())
-    })?;
+    let standby = STANDBY
+        .first(&[algorithm.and_then(|a| spi::value(a.name()))], |row| Ok(row.get::<String>(1).unwrap_or_default()))?;
     let kid = match standby {
         Some(kid) => kid,
         None => create(algorithm)?,
@@ -104,7 +103,7 @@ fn revoke(args: &Args) -> Result<()> {
           where kid = $1",
         &[pg_sys::TEXTOID],
     );
-    let kid: String = args.get(0).unwrap_or_default();
+    let kid = args.text(0)?.unwrap_or_default();
     let found = FIND.first(&[spi::value(kid.as_str())], |row| {
         Ok((row.get::<String>(1).unwrap_or_default(), row.get::<String>(2).unwrap_or_default()))
     })?;

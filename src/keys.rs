@@ -2,9 +2,9 @@
 
 use crate::catalog::{self, LatestSnapshot, Tuple};
 use crate::error::{Error, Result, error};
+use crate::guc;
 use crate::own_transaction::{self, Request};
 use crate::spi::{self, Statement};
-use crate::guc;
 use anon_auth_core::algorithm::Algorithm;
 use anon_auth_core::keys::{SigningKey, VerifyingKey};
 use anon_auth_core::refresh::RefreshKey;
@@ -105,12 +105,15 @@ pub fn mark_stale() {
 /// The keys in use now.
 pub fn all() -> Rc<Keys> {
     unsafe { pg_sys::AcceptInvalidationMessages() };
-    if !STALE.get() && let Some(keys) = CACHED.with_borrow(Clone::clone) {
+    if !STALE.get()
+        && let Some(keys) = CACHED.with_borrow(Clone::clone)
+    {
         return keys;
     }
     STALE.set(false);
     let keys = Rc::new(load());
-    CACHED.set(Some(keys.clone()));
+    // What is wrong with a key file may be put right without anything telling us.
+    CACHED.set(keys.trouble.is_none().then(|| keys.clone()));
     keys
 }
 
@@ -141,8 +144,8 @@ fn with_current_keys(is_there: impl Fn(&Keys) -> bool) -> Result<Rc<Keys>> {
     if is_there(&keys) || keys.trouble.is_some() {
         return Ok(keys);
     }
-    let relations = catalog::relations()
-        .ok_or_else(|| error(500, "internal_error", "the extension's tables are missing"))?;
+    let relations =
+        catalog::relations().ok_or_else(|| error(500, "internal_error", "the extension's tables are missing"))?;
     if catalog::created_here(relations.signing_keys) {
         // CREATE EXTENSION is in this very transaction: nobody else can see the table, the worker included.
         create_missing()?;
@@ -208,8 +211,9 @@ pub fn seal_stored() -> Result<i32> {
         &[pg_sys::TEXTOID, pg_sys::BYTEAOID],
     );
     let sealing_key = sealing_key()?.ok_or_else(|| {
-        unavailable("anon_auth.key_file is not set")
-            .hint("Write 32 random bytes to a file outside the data directory and set anon_auth.key_file to its path.")
+        unavailable("anon_auth.key_file is not set").hint(
+            "Write 32 random bytes to a file outside the data directory and set anon_auth.key_file to its path.",
+        )
     })?;
     let mut stored = Vec::new();
     if let Some(relations) = catalog::relations() {
@@ -230,7 +234,9 @@ fn load() -> Keys {
         LatestSnapshot::take().all(relations.signing_keys, |row| {
             let status: String = row.get(c"status").unwrap_or_default();
             let public_key = row.get::<pg_sys::Datum>(c"public_key").map(crate::json::text);
-            if status != "revoked" && let Some(stored) = Stored::read(row) {
+            if status != "revoked"
+                && let Some(stored) = Stored::read(row)
+            {
                 rows.push((stored, status == "current", public_key));
             }
         });

@@ -10,7 +10,7 @@
 //! caller would be a deadlock that Postgres does not see.
 
 use crate::error::{Error, Result, error};
-use crate::{catalog, keys, sessions};
+use crate::{catalog, guc, keys, sessions};
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
 use uuid::Uuid;
@@ -99,11 +99,8 @@ fn copy(field: &mut [c_char], text: &str) {
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn anon_auth_worker_main(database: pg_sys::Datum) {
-    unsafe extern "C-unwind" {
-        fn die(signal: i32);
-    }
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        crate::compat::end_on_sigterm();
         pg_sys::BackgroundWorkerUnblockSignals();
         // As the bootstrap superuser: before Postgres 17 a worker cannot connect as a role without LOGIN.
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
@@ -113,9 +110,11 @@ pub extern "C-unwind" fn anon_auth_worker_main(database: pg_sys::Datum) {
         );
         pg_sys::StartTransactionCommand();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        set(c"search_path", c"pg_catalog, pg_temp");
-        set(c"lock_timeout", c"2s");
-        set(c"statement_timeout", c"10s");
+        for (name, value) in
+            [(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"2s"), (c"statement_timeout", c"10s")]
+        {
+            guc::set(name, value, pg_sys::GucContext::PGC_SUSET, pg_sys::GucAction::GUC_ACTION_SET);
+        }
 
         let request = CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr()).to_str().ok();
         if let (Some(request), Some(relations)) = (request.and_then(Request::decode), catalog::relations()) {
@@ -128,20 +127,5 @@ pub extern "C-unwind" fn anon_auth_worker_main(database: pg_sys::Datum) {
         }
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();
-    }
-}
-
-unsafe fn set(name: &CStr, value: &CStr) {
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SET,
-            true,
-            0,
-            false,
-        );
     }
 }

@@ -18,32 +18,23 @@ use uuid::Uuid;
 
 /// A row of `auth.sessions`. Times are in microseconds since Postgres's epoch.
 pub struct Session {
-    pub id: Uuid,
-    pub user: Uuid,
+    id: Uuid,
+    user: Uuid,
     created_at: i64,
     refreshed_at: i64,
     method: String,
     aal: String,
-    pub counter: i64,
+    counter: i64,
     nonce: Vec<u8>,
     replaced: Vec<u8>,
-    pub is_revoked: bool,
+    is_revoked: bool,
 }
 
 impl Session {
     /// # Errors
     /// `session_expired`.
     pub fn check_not_expired(&self) -> Result<()> {
-        let settings = settings::current()?;
-        let now = clock::now();
-        let limit = if now >= self.refreshed_at.saturating_add(settings.session_idle_timeout) {
-            "was not refreshed in time"
-        } else if settings.session_lifetime > 0 && now >= self.created_at.saturating_add(settings.session_lifetime) {
-            "has reached its total lifetime"
-        } else {
-            return Ok(());
-        };
-        Err(error(401, "session_expired", format!("the session {limit}")).hint("Sign in again."))
+        check_not_expired(self.created_at, self.refreshed_at)
     }
 
     /// Whether a token was replaced so recently that its bearer may have missed the answer.
@@ -56,13 +47,56 @@ impl Session {
     fn replaced_with_current(&self, now: i64, settings: &Settings) -> Vec<u8> {
         let oldest = now - settings.refresh_token_reuse_interval;
         let mut kept = [&now.to_be_bytes()[..], &self.nonce].concat();
-        for (time, nonce) in replaced_tokens(&self.replaced).filter(|(time, _)| *time > oldest).take(REPLACED_KEPT - 1)
+        for (time, nonce) in
+            replaced_tokens(&self.replaced).filter(|(time, _)| *time > oldest).take(REPLACED_KEPT - 1)
         {
             kept.extend(time.to_be_bytes());
             kept.extend(nonce);
         }
         kept
     }
+}
+
+fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<()> {
+    let settings = settings::current()?;
+    let now = clock::now();
+    let limit = if now >= refreshed_at.saturating_add(settings.session_idle_timeout) {
+        "was not refreshed in time"
+    } else if settings.session_lifetime > 0 && now >= created_at.saturating_add(settings.session_lifetime) {
+        "has reached its total lifetime"
+    } else {
+        return Ok(());
+    };
+    Err(error(401, "session_expired", format!("the session {limit}")).hint("Sign in again."))
+}
+
+/// Checks that an access token's session is live. The part of [`find`] that every transaction asks for.
+///
+/// # Errors
+/// `session_not_found` (also where the token is ahead of the session: it was minted in a transaction that was
+/// rolled back), `session_expired`.
+pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, counter: i64) -> Result<()> {
+    let gone = || {
+        error(401, "session_not_found", "the session of the access token does not exist any more")
+            .hint("The user signed out, was deleted or merged, or the session was revoked. Sign in again.")
+    };
+    let relations = catalog::relations().ok_or_else(gone)?;
+    let session = snapshot.find(relations.sessions, relations.sessions_pkey, id, |row| {
+        let is_its = row.uuid(c"user_id") == user && row.get(c"refresh_token_counter") >= Some(counter);
+        (is_its, row.timestamp(c"created_at").unwrap_or(0), row.timestamp(c"refreshed_at").unwrap_or(0))
+    });
+    match session {
+        Some((true, created_at, refreshed_at)) if !is_revoked(snapshot, id) => {
+            check_not_expired(created_at, refreshed_at)
+        }
+        _ => Err(gone()),
+    }
+}
+
+fn is_revoked(snapshot: &LatestSnapshot, id: Uuid) -> bool {
+    catalog::relations().is_some_and(|relations| {
+        snapshot.find(relations.session_revocations, relations.session_revocations_pkey, id, |_| ()).is_some()
+    })
 }
 
 /// Replaced tokens that a session remembers at most, however fast they are replaced.
@@ -77,8 +111,8 @@ fn replaced_tokens(bytes: &[u8]) -> impl Iterator<Item = (i64, [u8; 16])> {
 }
 
 /// The session with this id, as everything committed and this transaction's own changes have it.
-pub fn find(id: Uuid) -> Result<Option<Session>> {
-    let Some(relations) = catalog::relations() else { return Ok(None) };
+fn find(id: Uuid) -> Option<Session> {
+    let relations = catalog::relations()?;
     let snapshot = LatestSnapshot::take();
     let session = snapshot.find(relations.sessions, relations.sessions_pkey, id, |row| Session {
         id,
@@ -92,9 +126,7 @@ pub fn find(id: Uuid) -> Result<Option<Session>> {
         replaced: row.get(c"replaced_refresh_tokens").unwrap_or_default(),
         is_revoked: false,
     });
-    let is_revoked =
-        snapshot.find(relations.session_revocations, relations.session_revocations_pkey, id, |_| ()).is_some();
-    Ok(session.map(|session| Session { is_revoked, ..session }))
+    session.map(|session| Session { is_revoked: is_revoked(&snapshot, id), ..session })
 }
 
 /// What the client gets: both tokens and the user.
@@ -103,13 +135,8 @@ fn answer(session: &Session, user: &User, settings: &Settings) -> Result<JsonB> 
     let issued = clock::unix_seconds(clock::now());
     let lifetime = settings.access_token_lifetime / 1_000_000;
     let (key_id, refresh_key) = keys::current_refresh()?;
-    let refresh_token = RefreshToken {
-        key_id,
-        session_id: session.id,
-        counter: session.counter as u64,
-        nonce,
-    }
-    .encode(&refresh_key);
+    let refresh_token =
+        RefreshToken { key_id, session_id: session.id, counter: session.counter as u64, nonce }.encode(&refresh_key);
     let identities = if user.is_anonymous { json!([]) } else { users::identities(user.id)? };
     postgrest::forbid_caching()?;
     Ok(JsonB(json!({
@@ -203,7 +230,9 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     if settings.disabled {
         return Err(error(422, "anonymous_provider_disabled", "anonymous sign-in is switched off"));
     }
-    if settings.reuse_guests && let Some(token) = args.get::<String>(1) {
+    if settings.reuse_guests
+        && let Some(token) = args.text(1)?
+    {
         return refresh(&token);
     }
     let metadata = user_metadata(args, 0, &settings)?;
@@ -237,7 +266,7 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
 sql_function!(anon_auth_sign_in_anonymously, "pg_finfo_anon_auth_sign_in_anonymously", sign_in_anonymously);
 
 sql_function!(anon_auth_refresh_session, "pg_finfo_anon_auth_refresh_session", |args| {
-    refresh(&args.get::<String>(0).unwrap_or_default())
+    refresh(&args.text(0)?.unwrap_or_default())
 });
 
 fn refresh(token: &str) -> Result<JsonB> {
@@ -254,7 +283,7 @@ fn refresh(token: &str) -> Result<JsonB> {
     let token = verify_refresh_token(token)?;
     keys::current()?;
     loop {
-        let mut session = find(token.session_id)?.ok_or_else(session_not_found)?;
+        let mut session = find(token.session_id).ok_or_else(session_not_found)?;
         if session.is_revoked {
             return Err(already_used());
         }
@@ -286,7 +315,7 @@ fn refresh(token: &str) -> Result<JsonB> {
         } else if token.counter < session.counter as u64 {
             // An old token: its bearer or the session's is a thief. This must not be undone by a rollback.
             own_transaction::run(Request::RevokeSession { session: session.id, user: session.user })?;
-            if find(session.id)?.is_some_and(|session| !session.is_revoked) {
+            if find(session.id).is_some_and(|session| !session.is_revoked) {
                 return Err(own_transaction::unavailable());
             }
             return Err(already_used());
@@ -337,9 +366,11 @@ fn sign_out(args: &Args) -> Result<()> {
           where user_id = $1 and case $3 when 'local' then id = $2 when 'others' then id <> $2 else true end",
         &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TEXTOID],
     );
-    let scope = args.get::<String>(0).unwrap_or_else(|| "global".into());
+    let scope = args.text(0)?.unwrap_or_else(|| "global".into());
     if !matches!(scope.as_str(), "global" | "local" | "others") {
-        return Err(invalid(format!("\"{scope}\" is not a scope for signing out")).hint("Scopes: global, local, others."));
+        return Err(
+            invalid(format!("\"{scope}\" is not a scope for signing out")).hint("Scopes: global, local, others.")
+        );
     }
     let (user, session) = claims::require()?;
     users::lock(user)?;
@@ -360,7 +391,7 @@ pub fn verify_access_token(token: &str) -> Result<(std::rc::Rc<claims::Verified>
 }
 
 sql_function!(anon_auth_verify_token, "pg_finfo_anon_auth_verify_token", |args| {
-    let (_, claims) = verify_access_token(&args.get::<String>(0).unwrap_or_default())?;
+    let (_, claims) = verify_access_token(&args.text(0)?.unwrap_or_default())?;
     Ok(JsonB(claims.into()))
 });
 

@@ -106,7 +106,9 @@ pub fn mark_stale() {
 /// The settings in force now, with what this transaction changed and what others have committed.
 pub fn current() -> Result<Rc<Settings>> {
     unsafe { pg_sys::AcceptInvalidationMessages() };
-    if !STALE.get() && let Some(settings) = CACHED.with_borrow(Clone::clone) {
+    if !STALE.get()
+        && let Some(settings) = CACHED.with_borrow(Clone::clone)
+    {
         return Ok(settings);
     }
     // Before reading: a change that arrives meanwhile marks them stale again.
@@ -297,7 +299,7 @@ pub fn store(name: &str, value: Option<&str>) -> Result<String> {
 }
 
 sql_function!(anon_auth_setting, "pg_finfo_anon_auth_setting", |args| {
-    let name: String = args.get(0).unwrap_or_default();
+    let name = args.text(0)?.unwrap_or_default();
     let definition = definition(&name)?;
     let mut value = definition.default.to_owned();
     if let Some(relations) = catalog::relations() {
@@ -311,8 +313,8 @@ sql_function!(anon_auth_setting, "pg_finfo_anon_auth_setting", |args| {
 });
 
 sql_function!(anon_auth_set_setting, "pg_finfo_anon_auth_set_setting", |args| {
-    let name: String = args.get(0).ok_or_else(|| invalid("the name of the setting is missing"))?;
-    store(&name, args.get::<String>(1).as_deref())
+    let name = args.text(0)?.ok_or_else(|| invalid("the name of the setting is missing"))?;
+    store(&name, args.text(1)?.as_deref())
 });
 
 sql_function!(anon_auth_setting_definitions, "pg_finfo_anon_auth_setting_definitions", |_| {

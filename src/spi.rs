@@ -150,9 +150,8 @@ pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Result<std::result
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let outcome = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Ok(body())))
-            .catch_others(Err)
-            .execute();
+        let outcome =
+            pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Ok(body()))).catch_others(Err).execute();
         match &outcome {
             Ok(Ok(_)) => pg_sys::ReleaseCurrentSubTransaction(),
             _ => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
@@ -197,7 +196,8 @@ fn execute(
     let nulls: Vec<std::ffi::c_char> = values.iter().map(|v| if v.is_some() { b' ' } else { b'n' } as _).collect();
     let (datums, nulls) = (datums.as_mut_ptr(), nulls.as_ptr());
     unsafe {
-        let code = if visibility == Visibility::Latest && pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 {
+        let code = if visibility == Visibility::Latest && pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32
+        {
             let crosscheck = pg_sys::GetTransactionSnapshot();
             let latest = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
             let code = catch(|| raw::SPI_execute_snapshot(plan, datums, nulls, latest, crosscheck, false, true, 0))?;

@@ -65,10 +65,7 @@ impl User {
     /// # Errors
     /// `user_banned`.
     pub fn check_not_banned(&self) -> Result<()> {
-        match self.banned_until {
-            Some(until) if clock::now() < until => Err(error(403, "user_banned", "the user is banned")),
-            _ => Ok(()),
-        }
+        check_not_banned(self.banned_until)
     }
 
     /// Whether today's activity is yet to be noted; it is, at most once a day.
@@ -127,6 +124,44 @@ pub fn find(id: Uuid) -> Option<User> {
     })
 }
 
+fn check_not_banned(until: Option<i64>) -> Result<()> {
+    match until {
+        Some(until) if clock::now() < until => Err(error(403, "user_banned", "the user is banned")),
+        _ => Ok(()),
+    }
+}
+
+/// What claims have to follow at once; see [`status`].
+#[derive(Clone, PartialEq)]
+pub struct Status {
+    pub is_anonymous: bool,
+    /// Once it was proven.
+    pub email: Option<String>,
+    /// Once it was proven.
+    pub phone: Option<String>,
+}
+
+/// The part of [`find`] that every transaction asks for.
+///
+/// # Errors
+/// `user_not_found`, `user_banned`.
+pub fn status(snapshot: &LatestSnapshot, id: Uuid) -> Result<Status> {
+    let found = catalog::relations().and_then(|relations| {
+        snapshot.find(relations.users, relations.users_pkey, id, |row| {
+            let status = Status {
+                is_anonymous: row.get(c"is_anonymous").unwrap_or(false),
+                email: row.timestamp(c"email_confirmed_at").and_then(|_| row.get(c"email")),
+                phone: row.timestamp(c"phone_confirmed_at").and_then(|_| row.get(c"phone")),
+            };
+            (row.timestamp(c"banned_until"), status)
+        })
+    });
+    let (banned_until, status) =
+        found.ok_or_else(|| error(401, "user_not_found", "the user of the access token does not exist any more"))?;
+    check_not_banned(banned_until)?;
+    Ok(status)
+}
+
 /// The identities linked to a user, as clients see them.
 pub fn identities(user: Uuid) -> Result<Value> {
     static SELECT: Statement = Statement::new(
@@ -148,8 +183,7 @@ pub fn identities(user: Uuid) -> Result<Value> {
 
 /// Locks the row of a user against every change, and returns whether it is there.
 pub fn lock(id: Uuid) -> Result<bool> {
-    static LOCK: Statement =
-        Statement::new(c"select from auth.users where id = $1 for update", &[pg_sys::UUIDOID]);
+    static LOCK: Statement = Statement::new(c"select from auth.users where id = $1 for update", &[pg_sys::UUIDOID]);
     Ok(LOCK.run(&[spi::uuid(id)])? == 1)
 }
 
