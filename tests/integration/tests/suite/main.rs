@@ -1,0 +1,5 @@
+//! Tests over real connections, each named after the requirement it proves. One program, so that those that
+//! wait run beside those that work.
+#![allow(non_snake_case)]
+
+mod refresh;
