@@ -206,7 +206,8 @@ impl Database {
     pub fn on(server: &Server) -> Self {
         let database = Self::empty(server);
         let mut client = database.connect();
-        install(&mut client);
+        run(&mut client, "create extension anon_auth");
+        prepare_roles(&mut client);
         database
     }
 
@@ -273,12 +274,11 @@ impl Drop for Database {
     }
 }
 
-/// Creates the extension and its roles, and the tests' login roles. Roles belong to the cluster: two databases
-/// that make them at once would collide.
-fn install(client: &mut Client) {
+/// Makes the roles of the API and the tests' login roles. Roles belong to the cluster: two databases that make
+/// them at once would collide.
+pub fn prepare_roles(client: &mut Client) {
     static ROLES: Mutex<()> = Mutex::new(());
     let _guard = ROLES.lock().unwrap_or_else(PoisonError::into_inner);
-    run(client, "create extension anon_auth");
     for role in [APP, STRANGER] {
         let sql = format!(
             "do $$ begin

@@ -2,4 +2,6 @@
 //! wait run beside those that work.
 #![allow(non_snake_case)]
 
+mod cleanup;
 mod refresh;
+mod schedule;
