@@ -25,7 +25,7 @@ comment on column auth.sessions.method is 'How the user signed in; amr in tokens
 comment on column auth.sessions.aal is 'Authenticator assurance level; aal in tokens';
 comment on column auth.sessions.refresh_token_counter is 'Number of the current refresh token';
 comment on column auth.sessions.refresh_token_nonce is 'Random part of the current refresh token; worthless without the server''s key';
-comment on column auth.sessions.replaced_refresh_tokens is 'Times and nonces of the tokens replaced within refresh_token_reuse_interval';
+comment on column auth.sessions.replaced_refresh_tokens is 'Times and nonces of the tokens replaced within refresh_token_reuse_interval or access_token_lifetime, newest first';
 
 -- Without a foreign key and never locked by a caller: rows are written in a transaction of their own, while
 -- the caller's transaction holds locks on the session and may yet roll back.

@@ -25,7 +25,7 @@ pub struct Verified {
     not_before: i64,
     pub user: Option<Uuid>,
     pub session: Option<Uuid>,
-    counter: i64,
+    rotation: String,
     pub role: Option<String>,
     /// A token of ours; not claims that somebody else verified.
     is_ours: bool,
@@ -268,7 +268,7 @@ impl Verified {
             not_before: time("nbf").unwrap_or(i64::MIN),
             user: id("sub"),
             session: id("session_id"),
-            counter: claims.get("session_counter").and_then(Value::as_i64).unwrap_or(0),
+            rotation: claims.get("session_rotation").and_then(Value::as_str).unwrap_or_default().to_owned(),
             role: claims.get("role").and_then(Value::as_str).map(str::to_owned),
             is_ours,
             built: RefCell::new(None),
@@ -291,7 +291,7 @@ pub fn freshness(verified: &Verified) -> Result<Option<Status>> {
         return Err(error(401, "session_not_found", "the access token names no user or no session"));
     };
     let snapshot = LatestSnapshot::take();
-    sessions::check_live(&snapshot, session, user, verified.counter)?;
+    sessions::check_live(&snapshot, session, user, &verified.rotation)?;
     users::status(&snapshot, user).map(Some)
 }
 

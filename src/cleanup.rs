@@ -5,7 +5,6 @@ use crate::deletion;
 use crate::error::{Error, Result, error, invalid};
 use crate::foreign_keys::{self, ForeignKey};
 use crate::function::Args;
-use crate::guc;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement, Value};
 use crate::sql_function;
@@ -86,7 +85,8 @@ impl Limits {
             unreachable_only: settings.cleanup_unreachable_only,
             session_refreshed_by: now - settings.session_idle_timeout,
             session_created_by: match settings.session_lifetime {
-                0 => i64::MIN + 1,
+                // -infinity
+                0 => i64::MIN,
                 lifetime => now - lifetime,
             },
         }
@@ -104,7 +104,6 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
     unsafe { pg_sys::PreventCommandIfReadOnly(c"auth.cleanup_expired_users()".as_ptr()) };
 
     let settings = settings::current()?;
-    limit_waits();
     if !dry_run {
         let outcome = clean_up(batch, recheck_before, &settings)?;
         if !outcome.did_nothing() {
@@ -128,12 +127,6 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
     }
 }
 sql_function!(anon_auth_cleanup_expired_users, "pg_finfo_anon_auth_cleanup_expired_users", cleanup_expired_users);
-
-/// Keeps a batch from waiting for an application that holds locks on its own rows, while the batch holds locks
-/// on guests. Until the function returns, as it has a SET clause.
-fn limit_waits() {
-    guc::set(c"lock_timeout", c"50ms", pg_sys::GucContext::PGC_USERSET, pg_sys::GucAction::GUC_ACTION_SAVE);
-}
 
 fn clean_up(batch: i64, recheck_before: i64, settings: &Settings) -> Result<Outcome> {
     let limits = Limits::new(settings);
@@ -279,7 +272,7 @@ fn delete_or_leave(guests: Vec<Uuid>, settings: &Settings, outcome: &mut Outcome
     );
     let mut left: HashSet<Uuid> = HashSet::new();
     for key in foreign_keys::all()? {
-        if !key.forbids() && !settings.cleanup_spare_owners {
+        if key.is_ours || !key.forbids() && !settings.cleanup_spare_owners {
             continue;
         }
         let what = if key.forbids() { "blocked" } else { "spared" };

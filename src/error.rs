@@ -14,8 +14,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// Raised by the extension.
     Ours(Box<Report>),
-    /// Raised by Postgres or by SQL that the extension ran; a copy in a memory context of the transaction.
-    Postgres(*mut pg_sys::ErrorData),
+    /// Raised by Postgres or by SQL that the extension ran; a copy in a memory context of the transaction. And
+    /// the table that the SQL was about, where it is worth telling.
+    Postgres(*mut pg_sys::ErrorData, Option<String>),
 }
 
 /// An error of the extension's own.
@@ -69,8 +70,9 @@ impl Error {
 
     /// Names the table and constraint that it is about.
     pub fn about(mut self, table: &str, constraint: &str) -> Self {
-        if let Error::Ours(report) = &mut self {
-            report.about = Some((table.into(), constraint.into()));
+        match &mut self {
+            Error::Ours(report) => report.about = Some((table.into(), constraint.into())),
+            Error::Postgres(_, about) => *about = Some(table.into()),
         }
         self
     }
@@ -79,7 +81,7 @@ impl Error {
     pub fn message(&self) -> String {
         match self {
             Error::Ours(report) => report.message.clone(),
-            Error::Postgres(data) => unsafe { text((**data).message) }.unwrap_or_default(),
+            Error::Postgres(data, _) => unsafe { text((**data).message) }.unwrap_or_default(),
         }
     }
 
@@ -87,12 +89,12 @@ impl Error {
     pub fn table_and_constraint(&self) -> (Option<String>, Option<String>) {
         match self {
             Error::Ours(report) => report.about.clone().unzip(),
-            Error::Postgres(data) => unsafe {
+            Error::Postgres(data, about) => unsafe {
                 let table = text((**data).table_name).map(|table| match text((**data).schema_name) {
                     Some(schema) => format!("{schema}.{table}"),
                     None => table,
                 });
-                (table, text((**data).constraint_name))
+                (table.or_else(|| about.clone()), text((**data).constraint_name))
             },
         }
     }
@@ -102,7 +104,7 @@ impl Error {
     pub fn is_fatal_to_statement(&self) -> bool {
         match self {
             Error::Ours(_) => false,
-            Error::Postgres(data) => {
+            Error::Postgres(data, _) => {
                 let state = sqlstate_text(unsafe { (**data).sqlerrcode });
                 matches!(&state[..2], b"57" | b"53" | b"58" | b"XX") || &state == b"40001"
             }
@@ -111,7 +113,7 @@ impl Error {
 
     /// Frees what it holds, for an error that was dealt with.
     pub fn discard(self) {
-        if let Error::Postgres(data) = self {
+        if let Error::Postgres(data, _) = self {
             unsafe { pg_sys::FreeErrorData(data) };
         }
     }
@@ -119,7 +121,7 @@ impl Error {
     /// The error as Postgres wants it, in palloc'd memory, so that no Rust value is alive when it is raised.
     pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
         match self {
-            Error::Postgres(data) => data,
+            Error::Postgres(data, _) => data,
             Error::Ours(report) => unsafe {
                 let data = pg_sys::palloc0(size_of::<pg_sys::ErrorData>()) as *mut pg_sys::ErrorData;
                 (*data).elevel = pgrx::PgLogLevel::ERROR as i32;

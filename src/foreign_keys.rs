@@ -19,6 +19,8 @@ pub enum OnDelete {
 
 /// A foreign key to `auth.users (id)`.
 pub struct ForeignKey {
+    /// Of one of the extension's own tables.
+    pub is_ours: bool,
     pub constraint: pg_sys::Oid,
     pub name: String,
     /// Qualified and quoted.
@@ -32,8 +34,7 @@ pub struct ForeignKey {
     set_columns: Vec<String>,
 }
 
-/// Every foreign key to `auth.users (id)` but those of the extension's own tables, which have no triggers of
-/// an application's.
+/// Every foreign key to `auth.users (id)`, those of the extension's own tables included.
 ///
 /// # Errors
 /// `unsupported_foreign_key` for one that references other columns of the table.
@@ -45,7 +46,12 @@ pub fn all() -> Result<Vec<ForeignKey>> {
                  pg_catalog.quote_ident(a.attname), c.confdeltype::text,
                  array(select pg_catalog.quote_ident(s.attname) from pg_catalog.pg_attribute s
                        where s.attrelid = c.conrelid and s.attnum = any (coalesce(c.confdelsetcols, c.conkey))),
-                 pg_catalog.cardinality(c.confkey) = 1 and r.attname = 'id'
+                 pg_catalog.cardinality(c.confkey) = 1 and r.attname = 'id',
+                 c.conrelid <> c.confrelid and exists (
+                     select from pg_catalog.pg_depend d
+                     join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
+                     where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.conrelid
+                       and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e')
           from pg_catalog.pg_constraint c
           join pg_catalog.pg_class t on t.oid = c.conrelid
           join pg_catalog.pg_namespace n on n.oid = t.relnamespace
@@ -53,12 +59,6 @@ pub fn all() -> Result<Vec<ForeignKey>> {
           join pg_catalog.pg_attribute r on r.attrelid = c.confrelid and r.attnum = c.confkey[1]
           where c.contype = 'f' and c.confrelid = $1 and c.conparentid = 0
             and coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)
-            and not exists (
-                select from pg_catalog.pg_depend d
-                join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
-                where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.conrelid
-                  and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e'
-                  and c.conrelid <> c.confrelid)
           order by n.nspname, t.relname, c.conname",
         &[pg_sys::OIDOID],
     );
@@ -78,6 +78,7 @@ pub fn all() -> Result<Vec<ForeignKey>> {
             ));
         }
         keys.push(ForeignKey {
+            is_ours: row.get(10).unwrap_or(false),
             constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
             name: text(2),
             target: text(4) + &table,
@@ -163,6 +164,10 @@ impl ForeignKey {
         as_owner::run(self.owner, || {
             spi::run_once(sql, &[pg_sys::UUIDARRAYOID], &[spi::uuids(users)], Visibility::Latest, read)?;
             Ok(())
+        })
+        .map_err(|error| match error {
+            Error::Postgres(..) => error.about(&self.table, &self.name),
+            ours => ours,
         })
     }
 }

@@ -66,7 +66,7 @@ pub unsafe fn call<T: IntoDatum>(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Arg
             let args = Args(fcinfo);
             match body(&args) {
                 Ok(value) => Outcome::Value(value.into_datum().unwrap_or_else(|| args.null())),
-                Err(Error::Postgres(data)) => Outcome::Postgres(data),
+                Err(Error::Postgres(data, _)) => Outcome::Postgres(data),
                 Err(error) => Outcome::Ours(error.into_error_data()),
             }
         })

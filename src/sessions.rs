@@ -11,7 +11,7 @@ use crate::spi::{self, Statement};
 use crate::users::{self, User};
 use crate::{keys, postgrest, sql_function};
 use anon_auth_core::random;
-use anon_auth_core::refresh::{self, RefreshToken};
+use anon_auth_core::refresh::{self, RefreshToken, fingerprint};
 use pgrx::{JsonB, pg_sys};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -43,13 +43,13 @@ impl Session {
         replaced_tokens(&self.replaced).any(|(time, nonce)| time > oldest && nonce == token.nonce)
     }
 
-    /// What to remember once the current token is replaced: it, and those before it that still count.
+    /// What to remember once the current token is replaced: it, and those before it whose refresh token may be
+    /// used again or whose access tokens may still be valid.
     fn replaced_with_current(&self, now: i64, settings: &Settings) -> Vec<u8> {
-        let oldest = now - settings.refresh_token_reuse_interval;
+        let oldest = now - settings.refresh_token_reuse_interval.max(settings.access_token_lifetime);
         let mut kept = [&now.to_be_bytes()[..], &self.nonce].concat();
-        for (time, nonce) in
-            replaced_tokens(&self.replaced).filter(|(time, _)| *time > oldest).take(REPLACED_KEPT - 1)
-        {
+        let before = replaced_tokens(&self.replaced).filter(|(time, _)| *time > oldest);
+        for (time, nonce) in before.take(REPLACED_KEPT - 1) {
             kept.extend(time.to_be_bytes());
             kept.extend(nonce);
         }
@@ -72,17 +72,24 @@ fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<()> {
 
 /// Checks that an access token's session is live. The part of [`find`] that every transaction asks for.
 ///
+/// # Arguments
+/// * `rotation` – fingerprint of the rotation that the token was issued with. It must be the session's current
+///   one or one that was replaced: one that was rolled back is neither.
+///
 /// # Errors
-/// `session_not_found` (also where the token is ahead of the session: it was minted in a transaction that was
-/// rolled back), `session_expired`.
-pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, counter: i64) -> Result<()> {
+/// `session_not_found`, `session_expired`.
+pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, rotation: &str) -> Result<()> {
     let gone = || {
         error(401, "session_not_found", "the session of the access token does not exist any more")
             .hint("The user signed out, was deleted or merged, or the session was revoked. Sign in again.")
     };
     let relations = catalog::relations().ok_or_else(gone)?;
     let session = snapshot.find(relations.sessions, relations.sessions_pkey, id, |row| {
-        let is_its = row.uuid(c"user_id") == user && row.get(c"refresh_token_counter") >= Some(counter);
+        let is_of_rotation = |nonce: &[u8]| fingerprint(nonce) == rotation;
+        let bytes = |column| row.get::<Vec<u8>>(column).unwrap_or_default();
+        let is_its = row.uuid(c"user_id") == user
+            && (is_of_rotation(&bytes(c"refresh_token_nonce"))
+                || replaced_tokens(&bytes(c"replaced_refresh_tokens")).any(|(_, nonce)| is_of_rotation(&nonce)));
         (is_its, row.timestamp(c"created_at").unwrap_or(0), row.timestamp(c"refreshed_at").unwrap_or(0))
     });
     match session {
@@ -100,7 +107,7 @@ fn is_revoked(snapshot: &LatestSnapshot, id: Uuid) -> bool {
 }
 
 /// Replaced tokens that a session remembers at most, however fast they are replaced.
-const REPLACED_KEPT: usize = 16;
+const REPLACED_KEPT: usize = 32;
 
 /// Times and nonces in `replaced_refresh_tokens`, newest first: 8 bytes and 16 bytes each.
 fn replaced_tokens(bytes: &[u8]) -> impl Iterator<Item = (i64, [u8; 16])> {
@@ -169,7 +176,7 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
         "amr": [{"method": session.method, "timestamp": clock::unix_seconds(session.created_at)}],
         "session_id": session.id.to_string(),
         // By it a token from a rotation that was rolled back is told from a real one.
-        "session_counter": session.counter,
+        "session_rotation": fingerprint(&session.nonce),
         "is_anonymous": user.is_anonymous,
     }) else {
         return Err(error(500, "internal_error", "the claims are not an object"));

@@ -245,7 +245,7 @@ fn catch<T: Copy>(call: impl FnOnce() -> T) -> Result<T> {
         let data = pg_sys::CopyErrorData();
         pg_sys::FlushErrorState();
         pg_sys::MemoryContextSwitchTo(context);
-        Err(Error::Postgres(data))
+        Err(Error::Postgres(data, None))
     }
 }
 

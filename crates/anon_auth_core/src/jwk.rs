@@ -3,9 +3,7 @@
 
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::{KeyPairComponents, PublicKeyComponents};
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair,
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
 use base64::Engine;
 use serde_json::{Map, Value, json};
 
@@ -89,14 +87,9 @@ impl VerifyingKey {
     pub fn from_public_jwk(jwk: &Value) -> Result<Self, KeyError> {
         let jwk = Jwk::new(jwk, "verify")?;
         if jwk.algorithm == Algorithm::HS256 {
-            return Err(KeyError::invalid(
-                "a public key is due, not a shared secret (kty oct)",
-            ));
+            return Err(KeyError::invalid("a public key is due, not a shared secret (kty oct)"));
         }
-        if let Some(name) = PRIVATE_MEMBERS
-            .into_iter()
-            .find(|name| jwk.members.contains_key(*name))
-        {
+        if let Some(name) = PRIVATE_MEMBERS.into_iter().find(|name| jwk.members.contains_key(*name)) {
             return Err(KeyError::invalid(format!(
                 "a public key is due, and this JWK has the private member {name}"
             )));
@@ -119,33 +112,22 @@ struct Jwk<'a> {
 impl<'a> Jwk<'a> {
     /// `operation` is what the key is wanted for, as `key_ops` calls it.
     fn new(jwk: &'a Value, operation: &str) -> Result<Self, KeyError> {
-        let members = jwk
-            .as_object()
-            .ok_or_else(|| KeyError::invalid("a JWK is a JSON object"))?;
-        let mut jwk = Self {
-            members,
-            algorithm: Algorithm::HS256,
-        };
+        let members = jwk.as_object().ok_or_else(|| KeyError::invalid("a JWK is a JSON object"))?;
+        let mut jwk = Self { members, algorithm: Algorithm::HS256 };
         jwk.algorithm = jwk.implied_algorithm()?;
         if let Some(alg) = jwk.text("alg")? {
             let alg: Algorithm = alg.parse()?;
             if alg != jwk.algorithm {
-                return Err(KeyError::invalid(format!(
-                    "the JWK's alg {alg} does not fit its kty and crv"
-                )));
+                return Err(KeyError::invalid(format!("the JWK's alg {alg} does not fit its kty and crv")));
             }
         }
         if jwk.text("use")?.is_some_and(|usage| usage != "sig") {
             return Err(KeyError::invalid("the JWK's use is not \"sig\""));
         }
         if let Some(operations) = members.get("key_ops") {
-            let listed = operations
-                .as_array()
-                .is_some_and(|list| list.iter().any(|listed| listed == operation));
+            let listed = operations.as_array().is_some_and(|list| list.iter().any(|listed| listed == operation));
             if !listed {
-                return Err(KeyError::invalid(format!(
-                    "the JWK's key_ops do not include {operation:?}"
-                )));
+                return Err(KeyError::invalid(format!("the JWK's key_ops do not include {operation:?}")));
             }
         }
         Ok(jwk)
@@ -161,11 +143,7 @@ impl<'a> Jwk<'a> {
             "RSA" => Ok(Algorithm::RS256),
             "EC" => curve_is("P-256", Algorithm::ES256),
             "OKP" => curve_is("Ed25519", Algorithm::EdDSA),
-            other => Err(KeyError::unsupported(
-                "key type",
-                other,
-                "EC, OKP, RSA or oct",
-            )),
+            other => Err(KeyError::unsupported("key type", other, "EC, OKP, RSA or oct")),
         }
     }
 
@@ -173,38 +151,31 @@ impl<'a> Jwk<'a> {
         match self.members.get(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(KeyError::invalid(format!(
-                "the JWK's {name} is not a string"
-            ))),
+            Some(_) => Err(KeyError::invalid(format!("the JWK's {name} is not a string"))),
         }
     }
 
     fn due(&self, name: &str) -> Result<&'a str, KeyError> {
-        self.text(name)?
-            .ok_or_else(|| KeyError::invalid(format!("the JWK has no {name}")))
+        self.text(name)?.ok_or_else(|| KeyError::invalid(format!("the JWK has no {name}")))
     }
 
     fn bytes(&self, name: &str) -> Result<Vec<u8>, KeyError> {
-        BASE64URL.decode(self.due(name)?).map_err(|_| {
-            KeyError::invalid(format!("the JWK's {name} is not base64url without padding"))
-        })
+        BASE64URL
+            .decode(self.due(name)?)
+            .map_err(|_| KeyError::invalid(format!("the JWK's {name} is not base64url without padding")))
     }
 
     fn private(&self, name: &str) -> Result<Vec<u8>, KeyError> {
         if self.members.contains_key(name) {
             return self.bytes(name);
         }
-        Err(KeyError::invalid(format!(
-            "the JWK has no private part: {name} is missing"
-        )))
+        Err(KeyError::invalid(format!("the JWK has no private part: {name} is missing")))
     }
 
     /// A number of the curve has a fixed length, leading zeros included (RFC 7518, sections 6.2.1.2 and 6.2.2.1).
     fn curve_number(&self, name: &str, bytes: Vec<u8>) -> Result<Vec<u8>, KeyError> {
         if bytes.len() != CURVE_BYTES {
-            return Err(KeyError::invalid(format!(
-                "the JWK's {name} is not {CURVE_BYTES} bytes long"
-            )));
+            return Err(KeyError::invalid(format!("the JWK's {name} is not {CURVE_BYTES} bytes long")));
         }
         Ok(bytes)
     }
@@ -223,16 +194,12 @@ impl<'a> Jwk<'a> {
         let (n, e) = (self.bytes("n")?, self.bytes("e")?);
         for (name, number) in [("n", &n), ("e", &e)] {
             if number.first().is_none_or(|first| *first == 0) {
-                return Err(KeyError::invalid(format!(
-                    "the JWK's {name} is empty or begins with a zero byte"
-                )));
+                return Err(KeyError::invalid(format!("the JWK's {name} is empty or begins with a zero byte")));
             }
         }
         let bits = n.len() * 8 - n[0].leading_zeros() as usize;
         if !(2048..=8192).contains(&bits) {
-            return Err(KeyError::invalid(format!(
-                "an RSA key has 2048 to 8192 bits, not {bits}"
-            )));
+            return Err(KeyError::invalid(format!("an RSA key has 2048 to 8192 bits, not {bits}")));
         }
         Ok(PublicKeyComponents { n, e })
     }
@@ -241,9 +208,7 @@ impl<'a> Jwk<'a> {
         let public_key = self.rsa_public()?;
         let d = self.private("d")?;
         if self.members.contains_key("oth") {
-            return Err(KeyError::invalid(
-                "an RSA key of more than two primes is not supported",
-            ));
+            return Err(KeyError::invalid("an RSA key of more than two primes is not supported"));
         }
         RsaKeyPair::from_components(&KeyPairComponents {
             public_key,

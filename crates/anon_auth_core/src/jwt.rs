@@ -22,11 +22,7 @@ const KEY_MEMBERS: [&str; 4] = ["jwk", "jku", "x5u", "x5c"];
 /// Signs `claims` with `key`; the header is `alg`, `typ` and `kid`.
 ///
 /// Refuses an empty `kid`, and claims that make the token longer than [`MAX_TOKEN_BYTES`].
-pub fn encode(
-    kid: &str,
-    key: &SigningKey,
-    claims: &Map<String, Value>,
-) -> Result<String, TokenError> {
+pub fn encode(kid: &str, key: &SigningKey, claims: &Map<String, Value>) -> Result<String, TokenError> {
     if kid.is_empty() {
         return Err(TokenError::Malformed("the token's kid is empty"));
     }
@@ -46,8 +42,7 @@ pub fn encode(
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, TokenError> {
-    serde_json::to_vec(value)
-        .map_err(|_| TokenError::Malformed("the claims cannot be written as JSON"))
+    serde_json::to_vec(value).map_err(|_| TokenError::Malformed("the claims cannot be written as JSON"))
 }
 
 /// A token whose structure and header are in order, and whose signature is **not yet** verified: all that may be
@@ -82,13 +77,7 @@ pub fn parse(token: &str) -> Result<Parsed<'_>, TokenError> {
         Some(Value::String(kid)) if !kid.is_empty() => kid.clone(),
         _ => return Err(TokenError::Malformed("the token's header has no kid")),
     };
-    Ok(Parsed {
-        signed,
-        kid,
-        algorithm,
-        payload: decode(payload)?,
-        signature: decode(signature)?,
-    })
+    Ok(Parsed { signed, kid, algorithm, payload: decode(payload)?, signature: decode(signature)? })
 }
 
 fn check_header(header: &Map<String, Value>) -> Result<Algorithm, TokenError> {
@@ -99,11 +88,7 @@ fn check_header(header: &Map<String, Value>) -> Result<Algorithm, TokenError> {
         .ok_or(TokenError::UnsupportedAlgorithm)?;
     // A media type, so its case does not matter (RFC 7519, section 5.1). Explicit typing keeps tokens that were made
     // for another purpose out (RFC 8725, section 3.11).
-    if !header
-        .get("typ")
-        .and_then(Value::as_str)
-        .is_some_and(|typ| typ.eq_ignore_ascii_case("JWT"))
-    {
+    if !header.get("typ").and_then(Value::as_str).is_some_and(|typ| typ.eq_ignore_ascii_case("JWT")) {
         return Err(TokenError::WrongType);
     }
     // No extension is understood here, so whatever is critical is unknown. `b64` (RFC 7797) would change what is
@@ -111,19 +96,14 @@ fn check_header(header: &Map<String, Value>) -> Result<Algorithm, TokenError> {
     if header.contains_key("crit") || header.contains_key("b64") {
         return Err(TokenError::UnknownCritical);
     }
-    if KEY_MEMBERS
-        .into_iter()
-        .any(|name| header.contains_key(name))
-    {
+    if KEY_MEMBERS.into_iter().any(|name| header.contains_key(name)) {
         return Err(TokenError::EmbeddedKey);
     }
     Ok(algorithm)
 }
 
 fn decode(part: &str) -> Result<Vec<u8>, TokenError> {
-    BASE64URL
-        .decode(part)
-        .map_err(|_| TokenError::Malformed("a part of the token is not base64url"))
+    BASE64URL.decode(part).map_err(|_| TokenError::Malformed("a part of the token is not base64url"))
 }
 
 impl Parsed<'_> {
@@ -151,9 +131,7 @@ impl Parsed<'_> {
         }
         json::object(&self.payload).map_err(|error| match error {
             JsonError::Syntax => TokenError::Malformed("the token's payload is not JSON"),
-            JsonError::NotAnObject => {
-                TokenError::Malformed("the token's payload is not a JSON object")
-            }
+            JsonError::NotAnObject => TokenError::Malformed("the token's payload is not a JSON object"),
             JsonError::DuplicateMember => TokenError::DuplicateMember,
         })
     }

@@ -10,9 +10,8 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair,
-    Ed25519KeyPair, KeyPair, ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256,
-    RsaKeyPair, VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, ED25519, EcdsaKeyPair, Ed25519KeyPair, KeyPair,
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, VerificationAlgorithm,
 };
 
 use crate::algorithm::Algorithm;
@@ -43,9 +42,7 @@ impl SigningKey {
         match alg {
             Algorithm::HS256 => Self::from_secret(&random::bytes::<MIN_SECRET_BYTES>()),
             Algorithm::RS256 => Self::from_rsa(RsaKeyPair::generate(KeySize::Rsa2048)?),
-            Algorithm::ES256 => {
-                Self::from_ecdsa(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?)
-            }
+            Algorithm::ES256 => Self::from_ecdsa(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING)?),
             Algorithm::EdDSA => Self::from_ed25519(Ed25519KeyPair::generate()?),
         }
     }
@@ -60,18 +57,14 @@ impl SigningKey {
             Algorithm::HS256 => Self::from_secret(der_or_secret),
             Algorithm::RS256 => RsaKeyPair::from_pkcs8(der_or_secret)
                 .or_else(|_| RsaKeyPair::from_der(der_or_secret))
-                .map_err(|_| {
-                    KeyError::invalid("this is not an RSA private key of 2048 to 8192 bits")
-                })
+                .map_err(|_| KeyError::invalid("this is not an RSA private key of 2048 to 8192 bits"))
                 .and_then(Self::from_rsa),
-            Algorithm::ES256 => {
-                EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der_or_secret)
-                    .map_err(refused)
-                    .and_then(Self::from_ecdsa)
-            }
-            Algorithm::EdDSA => Ed25519KeyPair::from_pkcs8(der_or_secret)
+            Algorithm::ES256 => EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der_or_secret)
                 .map_err(refused)
-                .and_then(Self::from_ed25519),
+                .and_then(Self::from_ecdsa),
+            Algorithm::EdDSA => {
+                Ed25519KeyPair::from_pkcs8(der_or_secret).map_err(refused).and_then(Self::from_ed25519)
+            }
         }
     }
 
@@ -96,12 +89,7 @@ impl SigningKey {
             Signer::Hmac(key) => hmac::sign(key, message).as_ref().to_vec(),
             Signer::Rsa(key) => {
                 let mut signature = vec![0; key.public_modulus_len()];
-                key.sign(
-                    &RSA_PKCS1_SHA256,
-                    &SystemRandom::new(),
-                    message,
-                    &mut signature,
-                )?;
+                key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature)?;
                 signature
             }
             Signer::Ecdsa(key) => key.sign(&SystemRandom::new(), message)?.as_ref().to_vec(),
@@ -115,11 +103,7 @@ impl SigningKey {
 
     pub(crate) fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
         let (key, verifying) = (hmac_key(secret)?, VerifyingKey::from_secret(secret)?);
-        Ok(Self {
-            private: secret.to_vec(),
-            signer: Signer::Hmac(key),
-            verifying,
-        })
+        Ok(Self { private: secret.to_vec(), signer: Signer::Hmac(key), verifying })
     }
 
     pub(crate) fn from_rsa(key: RsaKeyPair) -> Result<Self, KeyError> {
@@ -170,10 +154,7 @@ enum Verifier {
 impl VerifyingKey {
     /// A key for HS256 from its secret, which must have at least 32 bytes.
     pub fn from_secret(secret: &[u8]) -> Result<Self, KeyError> {
-        Ok(Self {
-            algorithm: Algorithm::HS256,
-            verifier: Verifier::Hmac(hmac_key(secret)?),
-        })
+        Ok(Self { algorithm: Algorithm::HS256, verifier: Verifier::Hmac(hmac_key(secret)?) })
     }
 
     /// The one algorithm whose signatures this key verifies.
@@ -200,10 +181,7 @@ impl VerifyingKey {
         };
         let key = ParsedPublicKey::new(verification, bytes)
             .map_err(|_| KeyError::invalid(format!("this is not a public key for {algorithm}")))?;
-        Ok(Self {
-            algorithm,
-            verifier: Verifier::Public(key),
-        })
+        Ok(Self { algorithm, verifier: Verifier::Public(key) })
     }
 }
 
@@ -215,9 +193,7 @@ impl fmt::Debug for VerifyingKey {
 
 fn hmac_key(secret: &[u8]) -> Result<Box<hmac::Key>, KeyError> {
     if secret.len() < MIN_SECRET_BYTES {
-        return Err(KeyError::invalid(format!(
-            "a secret for HS256 has at least {MIN_SECRET_BYTES} bytes"
-        )));
+        return Err(KeyError::invalid(format!("a secret for HS256 has at least {MIN_SECRET_BYTES} bytes")));
     }
     Ok(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)))
 }
@@ -239,9 +215,7 @@ impl KeyError {
     /// Says that the `what` called `name` is none of those `supported`. A long name is cut.
     pub(crate) fn unsupported(what: &str, name: &str, supported: &str) -> Self {
         let name: String = name.chars().take(32).collect();
-        Self::Invalid(format!(
-            "the {what} {name:?} is not supported: use {supported}"
-        ))
+        Self::Invalid(format!("the {what} {name:?} is not supported: use {supported}"))
     }
 }
 

@@ -37,9 +37,7 @@ impl RefreshKey {
 
     /// The key that [`bytes`](Self::bytes) gave; anything but 32 bytes is refused.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, KeyError> {
-        let bytes = bytes
-            .try_into()
-            .map_err(|_| KeyError::invalid("a refresh token key is 32 bytes long"))?;
+        let bytes = bytes.try_into().map_err(|_| KeyError::invalid("a refresh token key is 32 bytes long"))?;
         Ok(Self::new(bytes))
     }
 
@@ -49,10 +47,7 @@ impl RefreshKey {
     }
 
     fn new(bytes: [u8; 32]) -> Self {
-        Self {
-            mac: hmac::Key::new(hmac::HMAC_SHA256, &bytes),
-            bytes,
-        }
+        Self { mac: hmac::Key::new(hmac::HMAC_SHA256, &bytes), bytes }
     }
 }
 
@@ -102,9 +97,7 @@ pub fn decode(token: &str) -> Result<UnverifiedRefreshToken, RefreshError> {
     if token.len() != TEXT_LEN {
         return Err(RefreshError::Malformed);
     }
-    let bytes = BASE64URL
-        .decode(token)
-        .map_err(|_| RefreshError::Malformed)?;
+    let bytes = BASE64URL.decode(token).map_err(|_| RefreshError::Malformed)?;
     let mut rest = bytes.as_slice();
     let body: [u8; BODY_LEN] = *rest.first_chunk().ok_or(RefreshError::Malformed)?;
     let [version] = take(&mut rest)?;
@@ -162,3 +155,9 @@ impl fmt::Display for RefreshError {
 }
 
 impl std::error::Error for RefreshError {}
+
+/// Names a rotation without telling its nonce: 96 bits of the nonce's SHA-256, as base64url.
+pub fn fingerprint(nonce: &[u8]) -> String {
+    let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, nonce);
+    BASE64URL.encode(&hash.as_ref()[..12])
+}

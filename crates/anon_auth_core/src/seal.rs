@@ -12,7 +12,9 @@ pub struct SealError;
 
 impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the sealed data cannot be opened: another key sealed it, it belongs elsewhere, or it was altered")
+        f.write_str(
+            "the sealed data cannot be opened: another key sealed it, it belongs elsewhere, or it was altered",
+        )
     }
 }
 
@@ -22,9 +24,7 @@ impl std::error::Error for SealError {}
 /// [`open`]. Two calls never give the same blob.
 pub fn seal(key: &[u8; 32], plaintext: &[u8], aad: &[u8]) -> Result<Vec<u8>, SealError> {
     let mut ciphertext = plaintext.to_vec();
-    let nonce = cipher(key)?
-        .seal_in_place_append_tag(Aad::from(aad), &mut ciphertext)
-        .map_err(|_| SealError)?;
+    let nonce = cipher(key)?.seal_in_place_append_tag(Aad::from(aad), &mut ciphertext).map_err(|_| SealError)?;
     Ok([nonce.as_ref().as_slice(), &ciphertext].concat())
 }
 
@@ -32,9 +32,8 @@ pub fn seal(key: &[u8; 32], plaintext: &[u8], aad: &[u8]) -> Result<Vec<u8>, Sea
 pub fn open(key: &[u8; 32], sealed: &[u8], aad: &[u8]) -> Result<Vec<u8>, SealError> {
     let (nonce, ciphertext) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError)?;
     let mut ciphertext = ciphertext.to_vec();
-    let plaintext = cipher(key)?
-        .open_in_place(Nonce::from(nonce), Aad::from(aad), &mut ciphertext)
-        .map_err(|_| SealError)?;
+    let plaintext =
+        cipher(key)?.open_in_place(Nonce::from(nonce), Aad::from(aad), &mut ciphertext).map_err(|_| SealError)?;
     Ok(plaintext.to_vec())
 }
 

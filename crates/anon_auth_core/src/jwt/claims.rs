@@ -24,8 +24,7 @@ pub fn check_claims(claims: &Map<String, Value>, expected: &Expected) -> Result<
         Value::String(audience) => audience == expected.audience,
         // Strings only: a list with anything else in it is no audience.
         Value::Array(list) => {
-            list.iter().all(Value::is_string)
-                && list.iter().any(|audience| audience == expected.audience)
+            list.iter().all(Value::is_string) && list.iter().any(|audience| audience == expected.audience)
         }
         _ => false,
     };
@@ -45,10 +44,7 @@ pub fn check_claims(claims: &Map<String, Value>, expected: &Expected) -> Result<
     Ok(())
 }
 
-fn required<'a>(
-    claims: &'a Map<String, Value>,
-    name: &'static str,
-) -> Result<&'a Value, ClaimError> {
+fn required<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, ClaimError> {
     claims.get(name).ok_or(ClaimError::Missing(name))
 }
 
@@ -57,9 +53,7 @@ fn required<'a>(
 /// but a number is none.
 pub fn numeric_date(value: &Value) -> Option<i64> {
     // A conversion from floating point with `as` saturates.
-    value
-        .as_i64()
-        .or_else(|| value.as_f64().map(|seconds| seconds.ceil() as i64))
+    value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds.ceil() as i64))
 }
 
 /// Why a token's claims are refused.

@@ -10,8 +10,7 @@ const NOW: i64 = 1_800_000_000;
 
 /// Checks good claims with `changes` made to them; null removes one.
 fn check(changes: Value) -> Result<(), ClaimError> {
-    let mut claims =
-        object(json!({"iss": "https://auth.example.com", "aud": "authenticated", "exp": NOW + 1}));
+    let mut claims = object(json!({"iss": "https://auth.example.com", "aud": "authenticated", "exp": NOW + 1}));
     for (name, value) in object(changes) {
         if value.is_null() {
             claims.remove(&name);
@@ -19,14 +18,7 @@ fn check(changes: Value) -> Result<(), ClaimError> {
             claims.insert(name, value);
         }
     }
-    check_claims(
-        &claims,
-        &Expected {
-            issuer: "https://auth.example.com",
-            audience: "authenticated",
-            now: NOW,
-        },
-    )
+    check_claims(&claims, &Expected { issuer: "https://auth.example.com", audience: "authenticated", now: NOW })
 }
 
 #[test]
@@ -48,11 +40,7 @@ fn another_issuer_is_refused() {
         json!({}),
         json!(true),
     ] {
-        assert_eq!(
-            check(json!({ "iss": iss })),
-            Err(ClaimError::Issuer),
-            "{iss}"
-        );
+        assert_eq!(check(json!({ "iss": iss })), Err(ClaimError::Issuer), "{iss}");
     }
     assert_eq!(check(json!({"iss": null})), Err(ClaimError::Missing("iss")));
 }
@@ -71,30 +59,15 @@ fn another_audience_is_refused() {
         json!({"authenticated": true}),
         json!(1),
     ] {
-        assert_eq!(
-            check(json!({ "aud": aud })),
-            Err(ClaimError::Audience),
-            "{aud}"
-        );
+        assert_eq!(check(json!({ "aud": aud })), Err(ClaimError::Audience), "{aud}");
     }
     assert_eq!(check(json!({"aud": null})), Err(ClaimError::Missing("aud")));
 }
 
 #[test]
 fn an_expired_token_is_refused_at_the_very_second() {
-    for exp in [
-        json!(NOW),
-        json!(NOW - 1),
-        json!(0),
-        json!(-1),
-        json!(i64::MIN),
-        json!(-1e308),
-    ] {
-        assert_eq!(
-            check(json!({ "exp": exp })),
-            Err(ClaimError::Expired),
-            "{exp}"
-        );
+    for exp in [json!(NOW), json!(NOW - 1), json!(0), json!(-1), json!(i64::MIN), json!(-1e308)] {
+        assert_eq!(check(json!({ "exp": exp })), Err(ClaimError::Expired), "{exp}");
     }
     assert_eq!(check(json!({"exp": NOW as f64})), Err(ClaimError::Expired));
     assert_eq!(check(json!({"exp": NOW as f64 + 0.5})), Ok(()));
@@ -106,50 +79,20 @@ fn an_expired_token_is_refused_at_the_very_second() {
 
 #[test]
 fn a_token_of_tomorrow_is_refused() {
-    for nbf in [
-        json!(NOW + 1),
-        json!(NOW as f64 + 0.5),
-        json!(u64::MAX),
-        json!(1e308),
-    ] {
-        assert_eq!(
-            check(json!({ "nbf": nbf })),
-            Err(ClaimError::NotYetValid),
-            "{nbf}"
-        );
+    for nbf in [json!(NOW + 1), json!(NOW as f64 + 0.5), json!(u64::MAX), json!(1e308)] {
+        assert_eq!(check(json!({ "nbf": nbf })), Err(ClaimError::NotYetValid), "{nbf}");
     }
 }
 
 #[test]
 fn a_date_of_the_wrong_type_is_refused() {
-    for date in [
-        json!("1800000001"),
-        json!(true),
-        json!([NOW + 1]),
-        json!({}),
-        json!(""),
-    ] {
-        assert_eq!(
-            check(json!({ "exp": date })),
-            Err(ClaimError::NotADate("exp")),
-            "{date}"
-        );
-        assert_eq!(
-            check(json!({ "nbf": date })),
-            Err(ClaimError::NotADate("nbf")),
-            "{date}"
-        );
+    for date in [json!("1800000001"), json!(true), json!([NOW + 1]), json!({}), json!("")] {
+        assert_eq!(check(json!({ "exp": date })), Err(ClaimError::NotADate("exp")), "{date}");
+        assert_eq!(check(json!({ "nbf": date })), Err(ClaimError::NotADate("nbf")), "{date}");
     }
     let claims = object(json!({"iss": "a", "aud": "b", "exp": null}));
-    let expected = Expected {
-        issuer: "a",
-        audience: "b",
-        now: NOW,
-    };
-    assert_eq!(
-        check_claims(&claims, &expected),
-        Err(ClaimError::NotADate("exp"))
-    );
+    let expected = Expected { issuer: "a", audience: "b", now: NOW };
+    assert_eq!(check_claims(&claims, &expected), Err(ClaimError::NotADate("exp")));
     assert_eq!(numeric_date(&Value::Null), None);
 }
 

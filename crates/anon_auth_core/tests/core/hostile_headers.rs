@@ -4,9 +4,7 @@ use anon_auth_core::algorithm::Algorithm;
 use anon_auth_core::jwt::{self, TokenError};
 use anon_auth_core::keys::SigningKey;
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair,
-};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
@@ -22,22 +20,13 @@ fn N8_alg_none_in_any_case() {
         let none: String = "none"
             .chars()
             .enumerate()
-            .map(|(i, c)| {
-                if mask >> i & 1 == 1 {
-                    c.to_ascii_uppercase()
-                } else {
-                    c
-                }
-            })
+            .map(|(i, c)| if mask >> i & 1 == 1 { c.to_ascii_uppercase() } else { c })
             .collect();
         let header = json!({"alg": none, "typ": "JWT", "kid": KID}).to_string();
         let signed = forge(&header, payload(), key(HS256));
         let unsigned = format!("{}.{}.", text(&header), text(payload()));
         for token in [signed, unsigned] {
-            assert_eq!(
-                jwt::parse(&token).err(),
-                Some(TokenError::UnsupportedAlgorithm)
-            );
+            assert_eq!(jwt::parse(&token).err(), Some(TokenError::UnsupportedAlgorithm));
         }
     }
 }
@@ -65,11 +54,7 @@ fn N8_any_alg_but_ours() {
     ];
     for alg in others {
         let token = with_header(json!({ "alg": alg }));
-        assert_eq!(
-            jwt::parse(&token).err(),
-            Some(TokenError::UnsupportedAlgorithm),
-            "{alg}"
-        );
+        assert_eq!(jwt::parse(&token).err(), Some(TokenError::UnsupportedAlgorithm), "{alg}");
     }
 }
 
@@ -79,36 +64,20 @@ fn public_forms(algorithm: Algorithm) -> Vec<Vec<u8>> {
     let (der, raw): (PublicKeyX509Der, Vec<u8>) = match algorithm {
         Algorithm::RS256 => {
             let pair = RsaKeyPair::from_pkcs8(private).unwrap();
-            (
-                pair.public_key().as_der().unwrap(),
-                pair.public_key().as_ref().to_vec(),
-            )
+            (pair.public_key().as_der().unwrap(), pair.public_key().as_ref().to_vec())
         }
         Algorithm::ES256 => {
             let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, private).unwrap();
-            (
-                pair.public_key().as_der().unwrap(),
-                pair.public_key().as_ref().to_vec(),
-            )
+            (pair.public_key().as_der().unwrap(), pair.public_key().as_ref().to_vec())
         }
         _ => {
             let pair = Ed25519KeyPair::from_pkcs8(private).unwrap();
-            (
-                pair.public_key().as_der().unwrap(),
-                pair.public_key().as_ref().to_vec(),
-            )
+            (pair.public_key().as_der().unwrap(), pair.public_key().as_ref().to_vec())
         }
     };
     let base64 = STANDARD.encode(der.as_ref());
-    let lines: Vec<_> = base64
-        .as_bytes()
-        .chunks(64)
-        .map(|line| std::str::from_utf8(line).unwrap())
-        .collect();
-    let pem = format!(
-        "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----",
-        lines.join("\n")
-    );
+    let lines: Vec<_> = base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    let pem = format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----", lines.join("\n"));
     let jwk = key(algorithm).public_jwk(KID).unwrap();
     vec![
         der.as_ref().to_vec(),
@@ -153,12 +122,7 @@ fn N8_a_key_in_the_header() {
     let token = forge(header.to_string(), payload(), &attacker);
     assert_eq!(jwt::parse(&token).err(), Some(TokenError::EmbeddedKey));
     for name in ["jwk", "jku", "x5u", "x5c"] {
-        for value in [
-            json!({}),
-            json!("https://example.com/keys"),
-            json!([]),
-            json!(0),
-        ] {
+        for value in [json!({}), json!("https://example.com/keys"), json!([]), json!(0)] {
             let token = with_header(json!({ name: value }));
             assert_eq!(jwt::parse(&token).err(), Some(TokenError::EmbeddedKey));
         }
@@ -184,47 +148,22 @@ fn N8_wrong_or_missing_typ() {
     ];
     for typ in others {
         let token = with_header(json!({ "typ": typ }));
-        assert_eq!(
-            jwt::parse(&token).err(),
-            Some(TokenError::WrongType),
-            "{typ}"
-        );
+        assert_eq!(jwt::parse(&token).err(), Some(TokenError::WrongType), "{typ}");
     }
 }
 
 #[test]
 fn N8_missing_or_unusable_kid() {
-    for kid in [
-        json!(null),
-        json!(""),
-        json!(7),
-        json!(["a"]),
-        json!({}),
-        json!(true),
-    ] {
-        assert!(
-            is_malformed(jwt::parse(&with_header(json!({ "kid": kid })))),
-            "{kid}"
-        );
+    for kid in [json!(null), json!(""), json!(7), json!(["a"]), json!({}), json!(true)] {
+        assert!(is_malformed(jwt::parse(&with_header(json!({ "kid": kid })))), "{kid}");
     }
 }
 
 #[test]
 fn N8_unknown_crit() {
-    for crit in [
-        json!([]),
-        json!(["exp"]),
-        json!(["b64"]),
-        json!(["x", "y"]),
-        json!("x"),
-        json!(1),
-    ] {
+    for crit in [json!([]), json!(["exp"]), json!(["b64"]), json!(["x", "y"]), json!("x"), json!(1)] {
         let token = with_header(json!({"crit": crit, "x": 1}));
-        assert_eq!(
-            jwt::parse(&token).err(),
-            Some(TokenError::UnknownCritical),
-            "{crit}"
-        );
+        assert_eq!(jwt::parse(&token).err(), Some(TokenError::UnknownCritical), "{crit}");
     }
     for b64 in [json!(false), json!(true)] {
         let token = with_header(json!({ "b64": b64 }));
@@ -235,21 +174,12 @@ fn N8_unknown_crit() {
 #[test]
 fn N8_duplicate_header_members() {
     let good = format!(r#""alg":"HS256","typ":"JWT","kid":"{KID}""#);
-    let more = [
-        r#""alg":"none""#,
-        r#""alg":"HS256""#,
-        r#""\u0061lg":"none""#,
-        r#""kid":"other""#,
-        r#""x":{"y":1,"y":2}"#,
-    ];
+    let more =
+        [r#""alg":"none""#, r#""alg":"HS256""#, r#""\u0061lg":"none""#, r#""kid":"other""#, r#""x":{"y":1,"y":2}"#];
     for more in more {
         for header in [format!("{{{good},{more}}}"), format!("{{{more},{good}}}")] {
             let token = forge(&header, payload(), key(HS256));
-            assert_eq!(
-                jwt::parse(&token).err(),
-                Some(TokenError::DuplicateMember),
-                "{header}"
-            );
+            assert_eq!(jwt::parse(&token).err(), Some(TokenError::DuplicateMember), "{header}");
         }
     }
 }

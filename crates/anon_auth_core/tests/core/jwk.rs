@@ -61,21 +61,12 @@ fn S21_published_keys_verify_what_was_signed() {
 
 #[test]
 fn S21_what_is_no_jwk_is_refused() {
-    for value in [
-        json!(null),
-        json!([]),
-        json!("x"),
-        json!(1),
-        json!([es256_jwk()]),
-    ] {
+    for value in [json!(null), json!([]), json!("x"), json!(1), json!([es256_jwk()])] {
         assert_eq!(refusal(&value), "a JWK is a JSON object");
         assert_eq!(public_refusal(&value), "a JWK is a JSON object");
     }
     assert_eq!(refusal(&json!({})), "the JWK has no kty");
-    assert_eq!(
-        refusal(&json!({"keys": [es256_jwk()]})),
-        "the JWK has no kty"
-    );
+    assert_eq!(refusal(&json!({"keys": [es256_jwk()]})), "the JWK has no kty");
     assert_eq!(refusal(&json!({"kty": 1})), "the JWK's kty is not a string");
 }
 
@@ -111,61 +102,32 @@ fn S21_alg_must_fit_the_kind_of_key() {
             if alg == own {
                 assert!(SigningKey::from_jwk(&jwk).is_ok());
             } else {
-                assert_eq!(
-                    refusal(&jwk),
-                    format!("the JWK's alg {alg} does not fit its kty and crv")
-                );
+                assert_eq!(refusal(&jwk), format!("the JWK's alg {alg} does not fit its kty and crv"));
                 assert!(VerifyingKey::from_public_jwk(&public_half(jwk)).is_err());
             }
         }
-        for alg in [
-            "none", "ES384", "RS512", "PS256", "RSA-OAEP", "ECDH-ES", "A128KW",
-        ] {
+        for alg in ["none", "ES384", "RS512", "PS256", "RSA-OAEP", "ECDH-ES", "A128KW"] {
             let why = refusal(&with(jwk.clone(), json!({ "alg": alg })));
             assert!(why.contains(alg), "{why}");
         }
-        assert_eq!(
-            refusal(&with(jwk, json!({"alg": 1}))),
-            "the JWK's alg is not a string"
-        );
+        assert_eq!(refusal(&with(jwk, json!({"alg": 1}))), "the JWK's alg is not a string");
     }
 }
 
 #[test]
 fn S21_a_key_for_another_use_is_refused() {
     for jwk in jwks() {
-        assert_eq!(
-            refusal(&with(jwk.clone(), json!({"use": "enc"}))),
-            "the JWK's use is not \"sig\""
-        );
-        assert_eq!(
-            refusal(&with(jwk.clone(), json!({"use": null}))),
-            "the JWK's use is not a string"
-        );
-        for operations in [
-            json!([]),
-            json!(["verify"]),
-            json!("sign"),
-            json!(null),
-            json!([["sign"]]),
-        ] {
+        assert_eq!(refusal(&with(jwk.clone(), json!({"use": "enc"}))), "the JWK's use is not \"sig\"");
+        assert_eq!(refusal(&with(jwk.clone(), json!({"use": null}))), "the JWK's use is not a string");
+        for operations in [json!([]), json!(["verify"]), json!("sign"), json!(null), json!([["sign"]])] {
             let why = refusal(&with(jwk.clone(), json!({ "key_ops": operations })));
             assert_eq!(why, "the JWK's key_ops do not include \"sign\"");
         }
-        assert_eq!(
-            refusal(&with(jwk.clone(), json!({"kid": ""}))),
-            "the JWK's kid is empty"
-        );
-        assert_eq!(
-            refusal(&with(jwk, json!({"kid": 1}))),
-            "the JWK's kid is not a string"
-        );
+        assert_eq!(refusal(&with(jwk.clone(), json!({"kid": ""}))), "the JWK's kid is empty");
+        assert_eq!(refusal(&with(jwk, json!({"kid": 1}))), "the JWK's kid is not a string");
     }
     let public = public_half(es256_jwk());
-    assert_eq!(
-        public_refusal(&with(public.clone(), json!({"use": "enc"}))),
-        "the JWK's use is not \"sig\""
-    );
+    assert_eq!(public_refusal(&with(public.clone(), json!({"use": "enc"}))), "the JWK's use is not \"sig\"");
     assert_eq!(
         public_refusal(&with(public, json!({"key_ops": ["sign"]}))),
         "the JWK's key_ops do not include \"verify\""
@@ -174,40 +136,23 @@ fn S21_a_key_for_another_use_is_refused() {
 
 #[test]
 fn S21_a_jwk_without_its_private_part_is_refused() {
-    assert_eq!(
-        refusal(&without(hs256_jwk(), "k")),
-        "the JWK has no private part: k is missing"
-    );
+    assert_eq!(refusal(&without(hs256_jwk(), "k")), "the JWK has no private part: k is missing");
     for jwk in [rs256_jwk(), es256_jwk(), eddsa_jwk()] {
-        assert_eq!(
-            refusal(&public_half(jwk)),
-            "the JWK has no private part: d is missing"
-        );
+        assert_eq!(refusal(&public_half(jwk)), "the JWK has no private part: d is missing");
     }
     for name in ["p", "q", "dp", "dq", "qi"] {
-        assert_eq!(
-            refusal(&without(rs256_jwk(), name)),
-            format!("the JWK has no private part: {name} is missing")
-        );
+        assert_eq!(refusal(&without(rs256_jwk(), name)), format!("the JWK has no private part: {name} is missing"));
     }
 }
 
 #[test]
 fn S21_a_jwk_without_its_public_part_is_refused() {
-    for (jwk, names) in [
-        (rs256_jwk(), &["n", "e"][..]),
-        (es256_jwk(), &["crv", "x", "y"]),
-        (eddsa_jwk(), &["crv", "x"]),
-    ] {
+    for (jwk, names) in
+        [(rs256_jwk(), &["n", "e"][..]), (es256_jwk(), &["crv", "x", "y"]), (eddsa_jwk(), &["crv", "x"])]
+    {
         for name in names {
-            assert_eq!(
-                refusal(&without(jwk.clone(), name)),
-                format!("the JWK has no {name}")
-            );
-            assert_eq!(
-                public_refusal(&without(public_half(jwk.clone()), name)),
-                format!("the JWK has no {name}")
-            );
+            assert_eq!(refusal(&without(jwk.clone(), name)), format!("the JWK has no {name}"));
+            assert_eq!(public_refusal(&without(public_half(jwk.clone()), name)), format!("the JWK has no {name}"));
         }
     }
 }
@@ -216,10 +161,7 @@ fn S21_a_jwk_without_its_public_part_is_refused() {
 fn S21_halves_that_do_not_belong_together_are_refused() {
     let differ = "the JWK's public and private parts do not belong together";
     for (jwk, names) in [
-        (
-            rs256_jwk(),
-            &["n", "e", "d", "p", "q", "dp", "dq", "qi"][..],
-        ),
+        (rs256_jwk(), &["n", "e", "d", "p", "q", "dp", "dq", "qi"][..]),
         (es256_jwk(), &["x", "y", "d"]),
         (eddsa_jwk(), &["x", "d"]),
     ] {
@@ -232,29 +174,17 @@ fn S21_halves_that_do_not_belong_together_are_refused() {
         }
     }
     // Numbers that are no private key of the curve: zero, its order, and beyond.
-    for d in [
-        [0; 32].to_vec(),
-        bytes("_____wAAAAD__________7zm-q2nF56E87nKwvxjJVE"),
-        [255; 32].to_vec(),
-    ] {
+    for d in [[0; 32].to_vec(), bytes("_____wAAAAD__________7zm-q2nF56E87nKwvxjJVE"), [255; 32].to_vec()] {
         assert_eq!(refusal(&with(es256_jwk(), json!({"d": text(d)}))), differ);
     }
 }
 
 #[test]
 fn S21_numbers_of_the_wrong_form_are_refused() {
-    for (jwk, names) in [
-        (es256_jwk(), &["x", "y", "d"][..]),
-        (eddsa_jwk(), &["x", "d"]),
-    ] {
+    for (jwk, names) in [(es256_jwk(), &["x", "y", "d"][..]), (eddsa_jwk(), &["x", "d"])] {
         for name in names {
             let number = bytes(jwk[*name].as_str().unwrap());
-            for wrong in [
-                vec![],
-                number[1..].to_vec(),
-                [&[0], number.as_slice()].concat(),
-                vec![0; 1 << 20],
-            ] {
+            for wrong in [vec![], number[1..].to_vec(), [&[0], number.as_slice()].concat(), vec![0; 1 << 20]] {
                 let why = refusal(&with(jwk.clone(), json!({ *name: text(wrong) })));
                 assert_eq!(why, format!("the JWK's {name} is not 32 bytes long"));
             }
@@ -265,17 +195,10 @@ fn S21_numbers_of_the_wrong_form_are_refused() {
             if ["kty", "crv"].contains(&name.as_str()) {
                 continue;
             }
-            for wrong in [
-                format!("{}=", value.as_str().unwrap()),
-                "+/+/".to_owned(),
-                " ".to_owned(),
-                "A".to_owned(),
-            ] {
+            for wrong in [format!("{}=", value.as_str().unwrap()), "+/+/".to_owned(), " ".to_owned(), "A".to_owned()]
+            {
                 let why = refusal(&with(jwk.clone(), json!({ name.as_str(): wrong })));
-                assert_eq!(
-                    why,
-                    format!("the JWK's {name} is not base64url without padding")
-                );
+                assert_eq!(why, format!("the JWK's {name} is not base64url without padding"));
             }
             let why = refusal(&with(jwk.clone(), json!({ name.as_str(): 1 })));
             assert_eq!(why, format!("the JWK's {name} is not a string"));
@@ -293,10 +216,7 @@ fn S21_small_keys_are_refused() {
     ] {
         let why = format!("an RSA key has 2048 to 8192 bits, not {bits}");
         assert_eq!(refusal(&with(rs256_jwk(), json!({"n": text(&n)}))), why);
-        assert_eq!(
-            public_refusal(&with(public_half(rs256_jwk()), json!({"n": text(&n)}))),
-            why
-        );
+        assert_eq!(public_refusal(&with(public_half(rs256_jwk()), json!({"n": text(&n)}))), why);
     }
     for length in [0, 1, 31] {
         let jwk = json!({"kty": "oct", "k": text(vec![1; length])});
@@ -313,20 +233,13 @@ fn S21_an_rsa_key_of_the_wrong_form_is_refused() {
             let why = format!("the JWK's {name} is empty or begins with a zero byte");
             let changes = json!({ name: text(wrong) });
             assert_eq!(refusal(&with(rs256_jwk(), changes.clone())), why);
-            assert_eq!(
-                public_refusal(&with(public_half(rs256_jwk()), changes)),
-                why
-            );
+            assert_eq!(public_refusal(&with(public_half(rs256_jwk()), changes)), why);
         }
     }
     // With an exponent of 1 anybody could sign; an even one cannot work; 33 bits are the most.
     for e in [&[1][..], &[2], &[1, 0, 0], &[2, 0, 0, 0, 1], &[255; 256]] {
         let jwk = with(public_half(rs256_jwk()), json!({"e": text(e)}));
-        assert_eq!(
-            public_refusal(&jwk),
-            "this is not a public key for RS256",
-            "{e:?}"
-        );
+        assert_eq!(public_refusal(&jwk), "this is not a public key for RS256", "{e:?}");
     }
     assert_eq!(
         refusal(&with(rs256_jwk(), json!({"oth": []}))),
@@ -351,10 +264,7 @@ fn N8_an_oct_key_where_a_public_key_is_due() {
     let why = "a public key is due, not a shared secret (kty oct)";
     assert_eq!(public_refusal(&hs256_jwk()), why);
     // Dressed up as a public key.
-    let dressed = with(
-        hs256_jwk(),
-        json!({"crv": "P-256", "x": "AA", "y": "AA", "use": "sig"}),
-    );
+    let dressed = with(hs256_jwk(), json!({"crv": "P-256", "x": "AA", "y": "AA", "use": "sig"}));
     assert_eq!(public_refusal(&dressed), why);
     assert_eq!(
         public_refusal(&with(dressed, json!({"alg": "ES256"}))),
@@ -384,17 +294,11 @@ fn N14_errors_hold_no_key() {
             .map(|(_, value)| value.as_str().unwrap().to_owned())
             .collect();
         for (name, value) in object(jwk.clone()) {
-            for wrong in [
-                json!(format!("{}!", value.as_str().unwrap())),
-                json!([value.clone()]),
-                json!("AAAA"),
-            ] {
-                let why =
-                    match SigningKey::from_jwk(&with(jwk.clone(), json!({ name.as_str(): wrong })))
-                    {
-                        Err(error) => format!("{error} {error:?}"),
-                        Ok(_) => continue,
-                    };
+            for wrong in [json!(format!("{}!", value.as_str().unwrap())), json!([value.clone()]), json!("AAAA")] {
+                let why = match SigningKey::from_jwk(&with(jwk.clone(), json!({ name.as_str(): wrong }))) {
+                    Err(error) => format!("{error} {error:?}"),
+                    Ok(_) => continue,
+                };
                 for secret in &secrets {
                     assert!(!why.contains(&secret[..12]), "{why}");
                 }

@@ -26,10 +26,7 @@ fn S21_algorithms_have_their_jose_names() {
     }
     for name in ["", "none", "es256", "ES256 ", "ES384", "EDDSA"] {
         let error = name.parse::<Algorithm>().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            format!("the algorithm {name:?} is not supported: use HS256, RS256, ES256 or EdDSA")
-        );
+        assert_eq!(error, format!("the algorithm {name:?} is not supported: use HS256, RS256, ES256 or EdDSA"));
     }
 }
 
@@ -50,10 +47,7 @@ fn S21_a_key_comes_back_from_its_bytes() {
 #[test]
 fn S21_each_generated_key_is_another() {
     for algorithm in [Algorithm::HS256, Algorithm::ES256, Algorithm::EdDSA] {
-        let (one, other) = (
-            SigningKey::generate(algorithm).unwrap(),
-            SigningKey::generate(algorithm).unwrap(),
-        );
+        let (one, other) = (SigningKey::generate(algorithm).unwrap(), SigningKey::generate(algorithm).unwrap());
         assert_ne!(one.private_bytes(), other.private_bytes());
     }
     assert_eq!(key(Algorithm::HS256).private_bytes().len(), 32);
@@ -64,11 +58,7 @@ fn S21_each_generated_key_is_another() {
 fn S21_an_rsa_key_may_come_as_pkcs_1() {
     let pkcs8 = key(Algorithm::RS256).private_bytes();
     // PKCS#8 wraps PKCS#1: a sequence that fills the rest, `30 82 …`, after an octet string's header.
-    let inner = pkcs8[1..]
-        .windows(2)
-        .position(|window| window == [0x30, 0x82])
-        .unwrap()
-        + 1;
+    let inner = pkcs8[1..].windows(2).position(|window| window == [0x30, 0x82]).unwrap() + 1;
     let again = SigningKey::from_private(Algorithm::RS256, &pkcs8[inner..]).unwrap();
     assert_eq!(again.private_bytes(), pkcs8);
 }
@@ -77,42 +67,23 @@ fn S21_an_rsa_key_may_come_as_pkcs_1() {
 fn S21_bytes_of_another_kind_of_key_are_refused() {
     for wanted in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
         for given in Algorithm::ALL.into_iter().filter(|given| *given != wanted) {
-            assert!(is_invalid(SigningKey::from_private(
-                wanted,
-                key(given).private_bytes()
-            )));
+            assert!(is_invalid(SigningKey::from_private(wanted, key(given).private_bytes())));
         }
     }
-    let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING)
-        .unwrap()
-        .to_pkcs8v1()
-        .unwrap();
-    assert!(is_invalid(SigningKey::from_private(
-        Algorithm::ES256,
-        p384.as_ref()
-    )));
+    let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap().to_pkcs8v1().unwrap();
+    assert!(is_invalid(SigningKey::from_private(Algorithm::ES256, p384.as_ref())));
 }
 
 #[test]
 fn S21_a_short_secret_is_refused() {
     for length in 0..32 {
-        assert!(is_invalid(SigningKey::from_private(
-            Algorithm::HS256,
-            &vec![1; length]
-        )));
+        assert!(is_invalid(SigningKey::from_private(Algorithm::HS256, &vec![1; length])));
         assert!(is_invalid(VerifyingKey::from_secret(&vec![1; length])));
     }
     for length in [32, 33, 64, 65, 1 << 20] {
         let secret = vec![1; length];
-        let signature = SigningKey::from_private(Algorithm::HS256, &secret)
-            .unwrap()
-            .sign(MESSAGE)
-            .unwrap();
-        assert!(
-            VerifyingKey::from_secret(&secret)
-                .unwrap()
-                .verify(MESSAGE, &signature)
-        );
+        let signature = SigningKey::from_private(Algorithm::HS256, &secret).unwrap().sign(MESSAGE).unwrap();
+        assert!(VerifyingKey::from_secret(&secret).unwrap().verify(MESSAGE, &signature));
     }
 }
 
@@ -121,10 +92,7 @@ fn S21_bytes_cut_short_are_refused() {
     for algorithm in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA] {
         let private = key(algorithm).private_bytes();
         for length in 0..private.len() {
-            assert!(is_invalid(SigningKey::from_private(
-                algorithm,
-                &private[..length]
-            )));
+            assert!(is_invalid(SigningKey::from_private(algorithm, &private[..length])));
         }
     }
 }
@@ -139,10 +107,7 @@ fn S21_a_damaged_key_is_refused_or_whole() {
                 private[at] ^= 1 << bit;
                 // Another seed is another good Ed25519 key, so it may be taken, but then it must work.
                 if let Ok(key) = SigningKey::from_private(algorithm, &private) {
-                    assert!(
-                        key.verifying_key()
-                            .verify(MESSAGE, &key.sign(MESSAGE).unwrap())
-                    );
+                    assert!(key.verifying_key().verify(MESSAGE, &key.sign(MESSAGE).unwrap()));
                 }
             }
         }
@@ -152,14 +117,8 @@ fn S21_a_damaged_key_is_refused_or_whole() {
 #[test]
 fn N14_a_key_does_not_print_itself() {
     for algorithm in Algorithm::ALL {
-        assert_eq!(
-            format!("{:?}", key(algorithm)),
-            format!("SigningKey({algorithm})")
-        );
-        assert_eq!(
-            format!("{:?}", key(algorithm).verifying_key()),
-            format!("VerifyingKey({algorithm})")
-        );
+        assert_eq!(format!("{:?}", key(algorithm)), format!("SigningKey({algorithm})"));
+        assert_eq!(format!("{:?}", key(algorithm).verifying_key()), format!("VerifyingKey({algorithm})"));
     }
 }
 

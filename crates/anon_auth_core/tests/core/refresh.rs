@@ -56,14 +56,7 @@ fn S6_the_layout_does_not_change() {
         nonce: [4; 16],
     };
     let encoded = bytes(&token.encode(&key));
-    let body = [
-        &[1_u8][..],
-        &[1; 16],
-        &[2; 16],
-        &[0, 0, 0, 0, 0, 0, 0, 3],
-        &[4; 16],
-    ]
-    .concat();
+    let body = [&[1_u8][..], &[1; 16], &[2; 16], &[0, 0, 0, 0, 0, 0, 0, 3], &[4; 16]].concat();
     assert_eq!(encoded[..57], body);
     let mac = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &[7; 32]);
     assert_eq!(encoded[57..], *aws_lc_rs::hmac::sign(&mac, &body).as_ref());
@@ -80,16 +73,8 @@ fn S6_every_bit_flipped() {
         for bit in 0..8 {
             let mut value = value.clone();
             value[at] ^= 1 << bit;
-            let expected = if at == 0 {
-                RefreshError::UnknownVersion
-            } else {
-                RefreshError::BadMac
-            };
-            assert_eq!(
-                read(&text(value), &key),
-                Err(expected),
-                "bit {bit} of byte {at}"
-            );
+            let expected = if at == 0 { RefreshError::UnknownVersion } else { RefreshError::BadMac };
+            assert_eq!(read(&text(value), &key), Err(expected), "bit {bit} of byte {at}");
         }
     }
     // … and of its text: the last character has two bits to spare.
@@ -107,10 +92,7 @@ fn S6_every_bit_flipped() {
 #[test]
 fn S6_another_key_is_refused() {
     let text = token().encode(&RefreshKey::generate());
-    assert_eq!(
-        read(&text, &RefreshKey::generate()),
-        Err(RefreshError::BadMac)
-    );
+    assert_eq!(read(&text, &RefreshKey::generate()), Err(RefreshError::BadMac));
 }
 
 #[test]
@@ -121,17 +103,11 @@ fn S6_other_lengths_are_refused() {
         assert_eq!(read(&good[..length], &key), Err(RefreshError::Malformed));
     }
     for tail in ["A", "=", "==", " ", "\n", &"A".repeat(1 << 20)] {
-        assert_eq!(
-            read(&format!("{good}{tail}"), &key),
-            Err(RefreshError::Malformed)
-        );
+        assert_eq!(read(&format!("{good}{tail}"), &key), Err(RefreshError::Malformed));
     }
     let value = bytes(&good);
     assert_eq!(read(&text(&value[1..]), &key), Err(RefreshError::Malformed));
-    assert_eq!(
-        read(&text([value.as_slice(), &[0]].concat()), &key),
-        Err(RefreshError::Malformed)
-    );
+    assert_eq!(read(&text([value.as_slice(), &[0]].concat()), &key), Err(RefreshError::Malformed));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use crate::support::{bytes, text};
 
-const PAYLOAD: &str = "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
+const PAYLOAD: &str =
+    "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ";
 
 pub fn hs256_jwk() -> Value {
     json!({
@@ -75,16 +76,9 @@ fn S21_rfc_7515_a_1_hs256() {
     let signed = format!("eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.{PAYLOAD}");
     let signature = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
     assert_eq!(text(key.sign(signed.as_bytes()).unwrap()), signature);
-    assert!(
-        key.verifying_key()
-            .verify(signed.as_bytes(), &bytes(signature))
-    );
+    assert!(key.verifying_key().verify(signed.as_bytes(), &bytes(signature)));
     let secret = bytes(hs256_jwk()["k"].as_str().unwrap());
-    assert!(
-        VerifyingKey::from_secret(&secret)
-            .unwrap()
-            .verify(signed.as_bytes(), &bytes(signature))
-    );
+    assert!(VerifyingKey::from_secret(&secret).unwrap().verify(signed.as_bytes(), &bytes(signature)));
     // A token without kid is none of ours.
     assert!(jwt::parse(&format!("{signed}.{signature}")).is_err());
 }
@@ -102,8 +96,7 @@ fn S21_rfc_7515_a_2_rs256() {
 fn S21_rfc_7515_a_3_es256() {
     let key = import(&es256_jwk(), Algorithm::ES256);
     let signed = format!("eyJhbGciOiJFUzI1NiJ9.{PAYLOAD}");
-    let signature =
-        "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
+    let signature = "DtEhU3ljbEg8L38VWAfUAqOyKAM6-Xx-F4GawxaepmXFCgfTjDxw5djxLa8ISlSApmWQxfKTUJqPP3-Kg6NU1Q";
     verifies(&es256_jwk(), &signed, signature);
     let ours = key.sign(signed.as_bytes()).unwrap();
     assert_eq!(ours.len(), 64);
@@ -114,8 +107,7 @@ fn S21_rfc_7515_a_3_es256() {
 fn S21_rfc_8037_a_4_and_5_eddsa() {
     let key = import(&eddsa_jwk(), Algorithm::EdDSA);
     let signed = "eyJhbGciOiJFZERTQSJ9.RXhhbXBsZSBvZiBFZDI1NTE5IHNpZ25pbmc";
-    let signature =
-        "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
+    let signature = "hgyY0il_MGCjP0JzlnLWG1PPOt7-09PGcvMg3AIbQR6dWbhijcNR4ki4iylGjg5BhVsPt9g7sVvpAr_MuM0KAg";
     assert_eq!(text(key.sign(signed.as_bytes()).unwrap()), signature);
     verifies(&eddsa_jwk(), signed, signature);
 }
@@ -132,11 +124,7 @@ fn verifies(jwk: &Value, signed: &str, signature: &str) {
 
 #[test]
 fn S21_what_is_published_is_the_public_half() {
-    for (jwk, alg) in [
-        (rs256_jwk(), "RS256"),
-        (es256_jwk(), "ES256"),
-        (eddsa_jwk(), "EdDSA"),
-    ] {
+    for (jwk, alg) in [(rs256_jwk(), "RS256"), (es256_jwk(), "ES256"), (eddsa_jwk(), "EdDSA")] {
         let (_, key) = SigningKey::from_jwk(&jwk).unwrap();
         let mut expected = public_half(jwk);
         expected["alg"] = alg.into();

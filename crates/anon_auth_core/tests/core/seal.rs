@@ -36,10 +36,7 @@ fn N14_cut_short_or_grown() {
     for length in 0..sealed.len() {
         assert_eq!(open(&KEY, &sealed[..length], b"kid"), Err(SealError));
     }
-    assert_eq!(
-        open(&KEY, &[&sealed[..], &[0]].concat(), b"kid"),
-        Err(SealError)
-    );
+    assert_eq!(open(&KEY, &[&sealed[..], &[0]].concat(), b"kid"), Err(SealError));
 }
 
 #[test]
@@ -57,9 +54,8 @@ fn N14_another_key_or_place() {
 
 #[test]
 fn N14_a_blob_hides_what_it_holds_and_never_repeats() {
-    let blobs: std::collections::HashSet<_> = (0..1000)
-        .map(|_| seal(&KEY, b"a private key", b"kid").unwrap())
-        .collect();
+    let blobs: std::collections::HashSet<_> =
+        (0..1000).map(|_| seal(&KEY, b"a private key", b"kid").unwrap()).collect();
     assert_eq!(blobs.len(), 1000);
     for blob in blobs {
         // The nonce, the ciphertext and the tag.

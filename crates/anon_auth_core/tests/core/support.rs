@@ -20,9 +20,7 @@ pub const PUBLIC: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorith
 pub fn key(algorithm: Algorithm) -> &'static SigningKey {
     static KEYS: OnceLock<[SigningKey; 4]> = OnceLock::new();
     let keys = KEYS.get_or_init(|| Algorithm::ALL.map(|each| SigningKey::generate(each).unwrap()));
-    keys.iter()
-        .find(|key| key.algorithm() == algorithm)
-        .unwrap()
+    keys.iter().find(|key| key.algorithm() == algorithm).unwrap()
 }
 
 pub fn text(bytes: impl AsRef<[u8]>) -> String {

@@ -19,10 +19,8 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(4, 32, 6, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
-            prop::collection::hash_map(".{0,6}", inner, 0..6).prop_map(|members| members
-                .into_iter()
-                .collect::<serde_json::Map<_, _>>()
-                .into()),
+            prop::collection::hash_map(".{0,6}", inner, 0..6)
+                .prop_map(|members| members.into_iter().collect::<serde_json::Map<_, _>>().into()),
         ]
     })
 }
@@ -54,12 +52,8 @@ proptest! {
 fn S21_the_header_names_algorithm_type_and_key() {
     for algorithm in Algorithm::ALL {
         let token = jwt::encode(KID, key(algorithm), &claims()).unwrap();
-        let header: Value =
-            serde_json::from_slice(&bytes(token.split('.').next().unwrap())).unwrap();
-        assert_eq!(
-            header,
-            json!({"alg": algorithm.name(), "typ": "JWT", "kid": KID})
-        );
+        let header: Value = serde_json::from_slice(&bytes(token.split('.').next().unwrap())).unwrap();
+        assert_eq!(header, json!({"alg": algorithm.name(), "typ": "JWT", "kid": KID}));
     }
 }
 
@@ -124,10 +118,7 @@ fn unknown_header_members_are_ignored() {
 fn payloads_with_room_around_and_deep_inside_are_read() {
     let nested = format!(r#" {{"a": {}1{} }} "#, "[".repeat(120), "]".repeat(120));
     assert!(read(&with_payload(nested), Algorithm::HS256).is_ok());
-    assert_eq!(
-        read(&with_payload("{}"), Algorithm::HS256),
-        Ok(object(json!({})))
-    );
+    assert_eq!(read(&with_payload("{}"), Algorithm::HS256), Ok(object(json!({}))));
 }
 
 #[test]
