@@ -177,10 +177,10 @@ select raised('select auth.verify_token($1)', :'one_token') as access_token;
 -- taken for the one that replaced a true one.
 select * from session(auth.refresh_session(:'ada_refresh')) \gset next_
 select raised('select auth.refresh_session($1)', :'one_refresh') as one, raised('select auth.refresh_session($1)', :'two_refresh') as two;
+select raised('select auth.verify_token($1)', :'one_token') as one, raised('select auth.verify_token($1)', :'two_token') as two;
+select raised('select auth.verify_token($1)', :'ada_token') as before, raised('select auth.verify_token($1)', :'next_token') as after;
 select raised('select auth.refresh_session($1)', :'next_refresh') as true_one;
 rollback;
-delete from auth.session_revocations;
-delete from auth.audit_log_entries;
 
 -- N14: what is stored of a refresh token makes none: it is a counter and a random number, and the key is elsewhere.
 begin;

@@ -16,8 +16,10 @@ begin
     select * from session(auth.sign_in_anonymously()) into ada;
     id := ada.id; first := ada.token; refresh := ada.refresh;
     claims := payload(ada.token);
-    insert into auth.sessions (id, user_id)
-    values ('00000000-0000-7000-8000-000000000002', id), ('00000000-0000-7000-8000-000000000003', id);
+    insert into auth.sessions (id, user_id, refresh_token_nonce)
+    select other, s.user_id, s.refresh_token_nonce
+      from auth.sessions s, unnest('{00000000-0000-7000-8000-000000000002, 00000000-0000-7000-8000-000000000003}'::uuid[]) other
+     where s.id = ada.session;
     second := signed(header, (claims || '{"session_id": "00000000-0000-7000-8000-000000000002"}')::text, secret);
     third := signed(header, (claims || '{"session_id": "00000000-0000-7000-8000-000000000003"}')::text, secret);
 end
