@@ -366,7 +366,10 @@ pub fn uid(client: &mut impl GenericClient) -> Option<Uuid> {
 
 /// The id of a user's only session.
 pub fn session_id(client: &mut impl GenericClient, user: Uuid) -> Uuid {
-    client.query_one("select id from auth.sessions where user_id = $1", &[&user]).unwrap_or_else(failed("session")).get(0)
+    client
+        .query_one("select id from auth.sessions where user_id = $1", &[&user])
+        .unwrap_or_else(failed("session"))
+        .get(0)
 }
 
 /// Whether the user still exists.

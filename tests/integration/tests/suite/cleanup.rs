@@ -21,7 +21,10 @@ fn batch(client: &mut Client, size: i32) -> Value {
 fn age(client: &mut Client, users: &[Uuid]) {
     for (table, assignment) in [
         ("users", "created_at = now() - interval '100 days', last_active_on = null where id"),
-        ("sessions", "created_at = now() - interval '100 days', refreshed_at = now() - interval '100 days' where user_id"),
+        (
+            "sessions",
+            "created_at = now() - interval '100 days', refreshed_at = now() - interval '100 days' where user_id",
+        ),
     ] {
         client.execute(&format!("update auth.{table} set {assignment} = any ($1)"), &[&users]).unwrap();
     }
@@ -59,9 +62,12 @@ fn W8_no_live_guest_is_lost_and_no_sign_in_waits() {
     age(&mut admin, &refreshable.iter().map(|session| session.user).collect::<Vec<_>>());
     insert_guests(&mut admin, EXPIRED * scale() - refreshable.len(), 100);
     insert_guests(&mut admin, STAYING * scale(), 10);
-    run(&mut admin, "create table notes (user_id uuid not null references auth.users (id) on delete cascade);
+    run(
+        &mut admin,
+        "create table notes (user_id uuid not null references auth.users (id) on delete cascade);
                      create index on notes (user_id);
-                     insert into notes select id from auth.users; analyze");
+                     insert into notes select id from auth.users; analyze",
+    );
 
     // One cleans up, one refreshes those who are about to go, four sign in.
     let done = AtomicBool::new(false);
@@ -205,7 +211,8 @@ fn W8_two_at_once_and_one_killed_share_the_work() {
     run(&mut admin, "call auth.cleanup()");
     assert_eq!(value::<i64>(&mut admin, expired), 0);
     assert_eq!(value::<i64>(&mut admin, "select count(*) from auth.users"), 50);
-    let counted = "select sum((payload->>'deleted')::bigint)::bigint from auth.audit_log_entries where action = 'cleanup'";
+    let counted =
+        "select sum((payload->>'deleted')::bigint)::bigint from auth.audit_log_entries where action = 'cleanup'";
     assert_eq!(value::<i64>(&mut admin, counted), 3_000, "each was counted once");
 }
 

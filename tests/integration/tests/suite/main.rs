@@ -5,3 +5,4 @@
 mod cleanup;
 mod refresh;
 mod schedule;
+mod triggers;

@@ -45,7 +45,8 @@ fn C8_a_job_of_pg_cron_deletes_an_expired_guest() {
     assert_eq!(jobs[0].get::<_, String>(2), "* * * * *");
 
     wait_until("pg_cron's next minute", Duration::from_secs(130), || !exists(&mut admin, guest.user));
-    let succeeded = "select status = 'succeeded' and username = 'it_janitor' from cron.job_run_details where jobid = $1";
+    let succeeded =
+        "select status = 'succeeded' and username = 'it_janitor' from cron.job_run_details where jobid = $1";
     wait_until("the job's report", Duration::from_secs(20), || {
         admin.query(succeeded, &[&job]).unwrap().iter().any(|row| row.get(0))
     });
@@ -64,7 +65,8 @@ fn C8_the_statement_to_run_where_pg_cron_is_in_another_database() {
     let db = Database::new();
     let mut admin = db.connect();
     janitor(&mut admin, "it_janitor_elsewhere");
-    let hint = expect_error(admin.batch_execute("select auth.schedule_cleanup('0 4 * * *')"), "PT501", "pg_cron_elsewhere");
+    let hint =
+        expect_error(admin.batch_execute("select auth.schedule_cleanup('0 4 * * *')"), "PT501", "pg_cron_elsewhere");
     assert!(!value::<bool>(&mut admin, "select auth.unschedule_cleanup()"));
 
     // What it says, done there, makes the job.

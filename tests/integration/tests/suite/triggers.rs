@@ -1,0 +1,367 @@
+//! Triggers of application tables that clean-up and `delete_user` fire: none gets rights that are not its own.
+
+use anon_auth_tests::*;
+use postgres::Client;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// Owns the hostile tables; a login role without any rights but CREATE in a schema of its own.
+const MALLORY: &str = "it_mallory";
+/// Owns a table below Mallory's.
+const TRENT: &str = "it_trent";
+
+/// What a trigger tries, each after each way of becoming somebody else.
+const ATTACKS: &[&str] = &[
+    "alter role it_mallory superuser",
+    "grant anon_auth_owner to it_mallory",
+    "grant service_role to it_mallory",
+    "select private_key from auth.signing_keys",
+    "select refresh_token_nonce from auth.sessions",
+    "delete from auth.users",
+    "update auth.users set is_anonymous = false",
+    "select auth.set_setting(''disabled'', ''true'')",
+    "select auth.rotate_signing_key()",
+    "create function auth.backdoor() returns int language sql as ''select 1''",
+    "alter table auth.users disable trigger all",
+    "set anon_auth.trust_request_claims = on",
+    "select pg_read_file(''postgresql.conf'')",
+];
+const BECOMING: &[&str] = &[
+    "select 1",
+    "reset role",
+    "set role none",
+    "set local role anon_auth_owner",
+    "set role service_role",
+    "set session authorization default",
+    "reset session authorization",
+    "set session authorization postgres",
+    "set constraints all deferred",
+];
+
+fn setup() -> (Database, Client) {
+    let db = Database::new();
+    let mut admin = db.connect();
+    for role in [MALLORY, TRENT] {
+        let sql = format!(
+            "do $$ begin create role {role} login; exception when duplicate_object or unique_violation then null; end $$;
+             create schema {role} authorization {role}; grant usage on schema {role} to public"
+        );
+        run(&mut admin, &sql);
+    }
+    let attacks = ATTACKS.iter().map(|attack| format!("'{attack}'")).collect::<Vec<_>>().join(", ");
+    let becoming = BECOMING.iter().map(|way| format!("'{way}'")).collect::<Vec<_>>().join(", ");
+    run(
+        &mut admin,
+        &format!(
+            "create table public.seen (place text, who name default current_user, did text);
+             grant insert, select on public.seen to public;
+             create function public.attack(place text) returns void language plpgsql as $$
+             declare way text; command text;
+             begin
+                 insert into public.seen (place) values (place);
+                 foreach way in array array[{becoming}] loop
+                     foreach command in array array['select 1', {attacks}] loop
+                         -- Rolled back again, lest one test's success be another's surprise.
+                         begin
+                             execute way;
+                             execute command;
+                             raise exception using message = current_user, errcode = 'ZZ001';
+                         exception
+                             when sqlstate 'ZZ001' then
+                                 insert into public.seen (place, who, did)
+                                 values (place || ', ' || way, sqlerrm, nullif(command, 'select 1'));
+                             when others then null;
+                         end;
+                     end loop;
+                 end loop;
+             end $$;
+             create function public.attack() returns trigger language plpgsql as $$
+             begin
+                 perform public.attack(tg_table_name || ' ' || tg_name);
+                 return case tg_op when 'DELETE' then old else new end;
+             end $$;"
+        ),
+    );
+    (db, admin)
+}
+
+/// Has every kind of trigger on a table attack.
+fn arm(owner: &mut Client, table: &str) {
+    let mut sql = String::new();
+    for (name, trigger) in [
+        ("before_row", "trigger before_row before delete or update on {} for each row"),
+        ("after_row", "trigger after_row after delete or update on {} for each row"),
+        ("before_statement", "trigger before_statement before delete or update on {} for each statement"),
+        ("after_statement", "trigger after_statement after delete or update on {} for each statement"),
+        (
+            "deferred",
+            "constraint trigger deferred after delete or update on {} deferrable initially deferred for each row",
+        ),
+        ("deferrable", "constraint trigger deferrable_one after delete or update on {} deferrable for each row"),
+    ] {
+        assert!(trigger.contains(name));
+        sql += &format!("create {} execute function public.attack();", trigger.replace("{}", table));
+    }
+    run(owner, &sql);
+}
+
+fn expire(admin: &mut Client, user: Uuid) {
+    for sql in [
+        "update auth.users set created_at = now() - interval '100 days' where id = $1",
+        "update auth.sessions set refreshed_at = now() - interval '100 days' where user_id = $1",
+    ] {
+        admin.execute(sql, &[&user]).unwrap();
+    }
+}
+
+/// Asserts that no trigger ran as anybody but the owners of the tables, nor did anything it must not.
+fn assert_harmless(admin: &mut Client) {
+    let who: Vec<String> = admin
+        .query("select distinct who::text from seen where who not in ('it_mallory', 'it_trent')", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert!(who.is_empty(), "triggers ran as {who:?}");
+    let did: Vec<String> = admin
+        .query("select distinct place || ': ' || did from seen where did is not null", &[])
+        .unwrap()
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    assert!(did.is_empty(), "triggers managed to {did:?}");
+    let raised = "select exists (select from pg_roles where rolname in ('it_mallory', 'it_trent') and rolsuper)";
+    assert!(!value::<bool>(admin, raised));
+}
+
+#[test]
+fn N22_triggers_gain_no_rights_directly_or_by_cascade() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    let mut trent = db.connect_as(TRENT);
+    run(
+        &mut mallory,
+        "create table it_mallory.cascading (id uuid primary key references auth.users (id) on delete cascade);
+         create table it_mallory.nulling (user_id uuid references auth.users (id) on delete set null);
+         create table it_mallory.defaulting (user_id uuid default null references auth.users (id) on delete set default);
+         create table it_mallory.partitioned (user_id uuid references auth.users (id) on delete cascade) partition by hash (user_id);
+         create table it_mallory.part partition of it_mallory.partitioned for values with (modulus 1, remainder 0);
+         grant references on it_mallory.cascading to it_trent;
+         alter table it_mallory.cascading force row level security;
+         grant insert on all tables in schema it_mallory to public",
+    );
+    run(
+        &mut trent,
+        "create table it_trent.grandchild (id uuid primary key references it_mallory.cascading (id) on delete cascade);
+         create table it_trent.deferred_grandchild (
+             id uuid primary key references it_trent.grandchild (id) on delete cascade deferrable initially deferred)",
+    );
+    for table in ["cascading", "nulling", "defaulting", "part"] {
+        arm(&mut mallory, &format!("it_mallory.{table}"));
+    }
+    for table in ["grandchild", "deferred_grandchild"] {
+        arm(&mut trent, &format!("it_trent.{table}"));
+    }
+    let own = |admin: &mut Client, user: Uuid| {
+        for table in [
+            "it_mallory.cascading",
+            "it_mallory.nulling",
+            "it_mallory.defaulting",
+            "it_mallory.partitioned",
+            "it_trent.grandchild",
+            "it_trent.deferred_grandchild",
+        ] {
+            admin.execute(&format!("insert into {table} values ($1)"), &[&user]).unwrap();
+        }
+    };
+    let bystander = sign_in(&mut admin);
+
+    // Clean-up, called by a superuser: the most there is to win.
+    let expired = sign_in(&mut admin).user;
+    own(&mut admin, expired);
+    expire(&mut admin, expired);
+    let report: Value = value(&mut admin, "select auth.cleanup_expired_users()");
+    assert_eq!(report["deleted"], json!(1), "{report}");
+    assert_harmless(&mut admin);
+    let places: i64 = value(&mut admin, "select count(distinct place) from seen where place not like '%,%'");
+    assert_eq!(places, 6 * 6 - 2, "every trigger fired, but the statement triggers of the partition");
+
+    // A guest that deletes itself, through the application's login role.
+    run(&mut admin, "truncate seen");
+    let guest = sign_in(&mut admin);
+    own(&mut admin, guest.user);
+    let mut app = db.connect_as(APP);
+    let mut transaction = app.transaction().unwrap();
+    authenticate(&mut transaction, &guest.access_token).unwrap();
+    run(&mut transaction, "select auth.delete_user()");
+    transaction.commit().unwrap();
+    assert!(!exists(&mut admin, guest.user));
+    assert_harmless(&mut admin);
+
+    assert!(exists(&mut admin, bystander.user), "nobody else was deleted");
+    refresh(&mut admin, &bystander.refresh_token).unwrap();
+    let nulled = "select count(*) from it_mallory.nulling where user_id is null";
+    assert_eq!(value::<i64>(&mut admin, nulled), 2);
+}
+
+/// Has clean-up (by a superuser) delete a guest with a row in Mallory's table `bait`, and the guest delete
+/// itself where that failed; returns the reports.
+fn take_the_bait(db: &Database, admin: &mut Client) {
+    let expired = sign_in(admin).user;
+    admin.execute("insert into it_mallory.bait values ($1)", &[&expired]).unwrap();
+    expire(admin, expired);
+    // Refused or not: what matters is what the trigger got to do. It fires at the end of the transaction at the latest.
+    let mut job = db.connect();
+    let _ = job.batch_execute("call auth.cleanup()");
+
+    let guest = sign_in(admin);
+    admin.execute("insert into it_mallory.bait values ($1)", &[&guest.user]).unwrap();
+    let mut app = db.connect_as(APP);
+    let mut transaction = app.transaction().unwrap();
+    authenticate(&mut transaction, &guest.access_token).unwrap();
+    if transaction.batch_execute("select auth.delete_user()").is_ok() {
+        let _ = transaction.commit();
+    }
+}
+
+#[test]
+fn N22_a_deferred_trigger_that_defers_itself_again() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    run(
+        &mut mallory,
+        "create table it_mallory.bait (user_id uuid references auth.users (id) on delete cascade);
+         create table it_mallory.later (n int);
+         create function it_mallory.again() returns trigger language plpgsql as $$
+         begin
+             perform public.attack('again');
+             if current_user = 'it_mallory' then
+                 set constraints all deferred;
+                 insert into it_mallory.later values (1);
+             end if;
+             return null;
+         end $$;
+         create constraint trigger again after delete on it_mallory.bait
+             deferrable initially deferred for each row execute function it_mallory.again();
+         create constraint trigger again after insert on it_mallory.later
+             deferrable initially deferred for each row execute function it_mallory.again();",
+    );
+    take_the_bait(&db, &mut admin);
+    assert_harmless(&mut admin);
+}
+
+#[test]
+fn N22_a_trigger_that_leaves_a_cursor_for_the_commit() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    run(
+        &mut mallory,
+        "create table it_mallory.bait (user_id uuid references auth.users (id) on delete cascade);
+         create function it_mallory.open() returns trigger language plpgsql as $$
+         begin
+             execute 'declare left_open cursor with hold for select public.attack(''cursor'')';
+             return old;
+         end $$;
+         create trigger open before delete on it_mallory.bait for each row execute function it_mallory.open();",
+    );
+    take_the_bait(&db, &mut admin);
+    assert_harmless(&mut admin);
+}
+
+#[test]
+fn N22_a_trigger_that_puts_its_operators_in_front() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    run(
+        &mut mallory,
+        "create table it_mallory.bait (user_id uuid references auth.users (id) on delete cascade);
+         create function it_mallory.same(uuid, uuid) returns boolean language plpgsql as $$
+         begin
+             perform public.attack('operator');
+             return true;
+         end $$;
+         create operator it_mallory.= (leftarg = uuid, rightarg = uuid, function = it_mallory.same);
+         create function it_mallory.divert() returns trigger language plpgsql as $$
+         begin
+             set search_path = it_mallory, pg_catalog;
+             return old;
+         end $$;
+         create trigger divert before delete on it_mallory.bait for each row execute function it_mallory.divert();",
+    );
+    let bystander = sign_in(&mut admin);
+    take_the_bait(&db, &mut admin);
+    assert_harmless(&mut admin);
+    assert!(exists(&mut admin, bystander.user));
+
+    // Nor does it stay with whoever called the clean-up.
+    let expired = sign_in(&mut admin).user;
+    admin.execute("insert into it_mallory.bait values ($1)", &[&expired]).unwrap();
+    expire(&mut admin, expired);
+    let mut job = db.connect();
+    let before: String = value(&mut job, "show search_path");
+    run(&mut job, "call auth.cleanup()");
+    assert_eq!(value::<String>(&mut job, "show search_path"), before);
+}
+
+#[test]
+fn N22_a_trigger_that_puts_the_row_back() {
+    for trigger in [
+        "trigger back after delete on it_mallory.bait for each row",
+        "constraint trigger back after delete on it_mallory.bait deferrable initially deferred for each row",
+    ] {
+        let (db, mut admin) = setup();
+        let mut mallory = db.connect_as(MALLORY);
+        let sql = format!(
+            "create table it_mallory.bait (user_id uuid references auth.users (id) on delete cascade);
+             create table it_mallory.a_bait (user_id uuid references auth.users (id) on delete cascade);
+             create function it_mallory.back() returns trigger language plpgsql as $$
+             begin
+                 insert into it_mallory.bait values (old.user_id);
+                 insert into it_mallory.a_bait values (old.user_id);
+                 return null;
+             end $$;
+             create {trigger} execute function it_mallory.back();"
+        );
+        run(&mut mallory, &sql);
+        let guest = sign_in(&mut admin);
+        admin.execute("insert into it_mallory.bait values ($1)", &[&guest.user]).unwrap();
+
+        let mut app = db.connect_as(APP);
+        let mut transaction = app.transaction().unwrap();
+        authenticate(&mut transaction, &guest.access_token).unwrap();
+        let text =
+            expect_error(transaction.batch_execute("select auth.delete_user()"), "PT409", "user_still_referenced");
+        assert!(text.contains("it_mallory.a_bait") || text.contains("it_mallory.bait"), "{text}");
+        transaction.rollback().unwrap();
+
+        expire(&mut admin, guest.user);
+        let report: Value = value(&mut admin, "select auth.cleanup_expired_users()");
+        assert_eq!((&report["deleted"], &report["blocked"]), (&json!(0), &json!(1)), "{report}");
+        assert!(exists(&mut admin, guest.user));
+        assert_eq!(value::<i64>(&mut admin, "select count(*) from it_mallory.bait"), 1);
+    }
+}
+
+#[test]
+fn N22_what_the_caller_deferred_runs_as_the_caller() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    run(
+        &mut mallory,
+        "create table it_mallory.bait (user_id uuid references auth.users (id) on delete cascade);
+         create table it_mallory.mine (n int);
+         grant insert on it_mallory.mine to public;
+         create function it_mallory.note() returns trigger language plpgsql as $$
+             begin insert into public.seen (place) values ('note'); return null; end $$;
+         create constraint trigger note after insert on it_mallory.mine
+             deferrable initially deferred for each row execute function it_mallory.note();",
+    );
+    let guest = sign_in(&mut admin);
+    admin.execute("insert into it_mallory.bait values ($1)", &[&guest.user]).unwrap();
+    let mut app = db.connect_as(APP);
+    let mut transaction = app.transaction().unwrap();
+    authenticate(&mut transaction, &guest.access_token).unwrap();
+    run(&mut transaction, "insert into it_mallory.mine values (1); select auth.delete_user()");
+    transaction.commit().unwrap();
+    assert_eq!(value::<String>(&mut admin, "select string_agg(who, ',') from seen"), "authenticated");
+}
