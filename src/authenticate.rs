@@ -35,22 +35,25 @@ fn take_role(role: &str) -> Result<()> {
     };
     let name = CString::new(role).unwrap_or_default();
     let oid = unsafe { pg_sys::get_role_oid(name.as_ptr(), true) };
-    if role.is_empty() || oid == pg_sys::InvalidOid {
-        return Err(error(
-            403,
-            "role_not_allowed",
-            format!("the role \"{role}\" of the access token does not exist"),
-        )
-        .hint(format!("SELECT auth.create_roles('{}');", login.replace('\'', "''"))));
+    let refused = |why: &str, hint: String| Err(error(403, "role_not_allowed", why).hint(hint));
+    if oid == pg_sys::InvalidOid {
+        return refused(
+            &format!("the role \"{role}\" of the access token does not exist"),
+            match role {
+                "anon" | "authenticated" => format!("SELECT auth.create_roles('{}');", login.replace('\'', "''")),
+                _ => "Create it, or change the role of the user in auth.users.".into(),
+            },
+        );
     }
     if !compat::may_take_role(oid) {
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        return Err(error(
-            403,
-            "role_not_allowed",
-            format!("role \"{login}\" may not take the role \"{role}\" of the access token"),
-        )
-        .hint(format!("GRANT {} TO {};", quoted(role), quoted(&login))));
+        return refused(
+            &format!("role \"{login}\" may not take the role \"{role}\" of the access token"),
+            match unsafe { pg_sys::superuser_arg(oid) } {
+                true => "Change the role of the user in auth.users.".into(),
+                false => format!("GRANT {} TO {};", quoted(role), quoted(&login)),
+            },
+        );
     }
     set_local("role", role)
 }
@@ -66,6 +69,4 @@ pub fn set_local(name: &str, value: &str) -> Result<()> {
     Ok(())
 }
 
-sql_function!(anon_auth_authenticate, "pg_finfo_anon_auth_authenticate", |args: &Args| {
-    authenticate(&args.text(0)?.unwrap_or_default())
-});
+sql_function!(anon_auth_authenticate, |args: &Args| { authenticate(&args.text(0)?.unwrap_or_default()) });

@@ -126,7 +126,7 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
         (_, Ok(())) => Err(error(500, "internal_error", "the dry run was not rolled back")),
     }
 }
-sql_function!(anon_auth_cleanup_expired_users, "pg_finfo_anon_auth_cleanup_expired_users", cleanup_expired_users);
+sql_function!(anon_auth_cleanup_expired_users, cleanup_expired_users);
 
 fn clean_up(batch: i64, recheck_before: i64, settings: &Settings) -> Result<Outcome> {
     let limits = Limits::new(settings);

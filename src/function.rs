@@ -85,21 +85,22 @@ pub unsafe fn call<T: IntoDatum>(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Arg
 /// Exports `$body` to SQL under the symbol `$symbol`, to be declared in `sql/`.
 #[macro_export]
 macro_rules! sql_function {
-    ($symbol:ident, $info:literal, $body:expr) => {
+    ($symbol:ident, $body:expr) => {
         #[unsafe(no_mangle)]
         unsafe extern "C-unwind" fn $symbol(fcinfo: pgrx::pg_sys::FunctionCallInfo) -> pgrx::pg_sys::Datum {
-            unsafe { $crate::function::call(fcinfo, $body) }
+            let body: fn(&$crate::function::Args) -> $crate::error::Result<_> = $body;
+            unsafe { $crate::function::call(fcinfo, body) }
         }
-        $crate::function_info!($info);
+        $crate::function_info!($symbol);
     };
 }
 
 /// The record by which Postgres knows that a symbol follows the version 1 calling convention.
 #[macro_export]
 macro_rules! function_info {
-    ($info:literal) => {
+    ($symbol:ident) => {
         const _: () = {
-            #[unsafe(export_name = $info)]
+            #[unsafe(export_name = concat!("pg_finfo_", stringify!($symbol)))]
             extern "C" fn info() -> &'static pgrx::pg_sys::Pg_finfo_record {
                 static RECORD: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
                 &RECORD

@@ -40,9 +40,7 @@ fn add_standby(kid: &str, key: &SigningKey) -> Result<()> {
     audit::record("signing_key_created", None, json!({"kid": kid, "algorithm": key.algorithm().name()}))
 }
 
-sql_function!(anon_auth_create_signing_key, "pg_finfo_anon_auth_create_signing_key", |args| {
-    create(algorithm(args, 0)?)
-});
+sql_function!(anon_auth_create_signing_key, |args| { create(algorithm(args, 0)?) });
 
 fn import(args: &Args) -> Result<String> {
     let jwk = crate::json::argument(args, 0)?;
@@ -54,7 +52,7 @@ fn import(args: &Args) -> Result<String> {
     add_standby(&kid, &key)?;
     Ok(kid)
 }
-sql_function!(anon_auth_import_signing_key, "pg_finfo_anon_auth_import_signing_key", import);
+sql_function!(anon_auth_import_signing_key, import);
 
 fn rotate(args: &Args) -> Result<String> {
     static STANDBY: Statement = Statement::new(
@@ -91,7 +89,7 @@ fn rotate(args: &Args) -> Result<String> {
     audit::record("signing_key_rotated", None, json!({"kid": kid}))?;
     Ok(kid)
 }
-sql_function!(anon_auth_rotate_signing_key, "pg_finfo_anon_auth_rotate_signing_key", rotate);
+sql_function!(anon_auth_rotate_signing_key, rotate);
 
 fn revoke(args: &Args) -> Result<()> {
     static FIND: Statement = Statement::new(
@@ -117,9 +115,9 @@ fn revoke(args: &Args) -> Result<()> {
     REVOKE.run(&[spi::value(kid.as_str())])?;
     audit::record("signing_key_revoked", None, json!({"kid": kid, "purpose": purpose}))
 }
-sql_function!(anon_auth_revoke_signing_key, "pg_finfo_anon_auth_revoke_signing_key", revoke);
+sql_function!(anon_auth_revoke_signing_key, revoke);
 
-sql_function!(anon_auth_seal_signing_keys, "pg_finfo_anon_auth_seal_signing_keys", |_| keys::seal_stored());
+sql_function!(anon_auth_seal_signing_keys, |_| keys::seal_stored());
 
 fn jwks(_: &Args) -> Result<JsonB> {
     let mut published = Vec::new();
@@ -136,7 +134,7 @@ fn jwks(_: &Args) -> Result<JsonB> {
     let keys: Vec<_> = published.into_iter().map(|(_, jwk)| jwk).collect();
     Ok(JsonB(json!({"keys": keys})))
 }
-sql_function!(anon_auth_jwks, "pg_finfo_anon_auth_jwks", jwks);
+sql_function!(anon_auth_jwks, jwks);
 
 fn conflict(message: impl AsRef<str>) -> Error {
     error(409, "conflict", message)

@@ -36,7 +36,7 @@ fn pre_request(_: &Args) -> Result<()> {
         None => Err(error(401, "bad_jwt", "the Authorization header is not \"Bearer <token>\"")),
     }
 }
-sql_function!(anon_auth_pre_request, "pg_finfo_anon_auth_pre_request", pre_request);
+sql_function!(anon_auth_pre_request, pre_request);
 
 /// Keeps an answer that holds tokens out of caches, where it goes through PostgREST.
 pub fn forbid_caching() -> Result<()> {

@@ -25,7 +25,7 @@ unsafe fn copied(datum: Datum, length: isize) -> Datum {
 
 /// Exports a reader to SQL: the value in the claims, and its length for [`copied`].
 macro_rules! reader {
-    ($symbol:ident, $info:literal, $value:expr, $length:expr) => {
+    ($symbol:ident, $value:expr, $length:expr) => {
         #[unsafe(no_mangle)]
         unsafe extern "C-unwind" fn $symbol(fcinfo: FunctionCallInfo) -> Datum {
             let value: fn(&Built) -> Option<Datum> = $value;
@@ -40,15 +40,15 @@ macro_rules! reader {
                 }
             }
         }
-        function_info!($info);
+        function_info!($symbol);
     };
 }
 
-reader!(anon_auth_jwt, "pg_finfo_anon_auth_jwt", |claims| Some(claims.jwt), -1);
-reader!(anon_auth_uid, "pg_finfo_anon_auth_uid", |claims| claims.user, 16);
-reader!(anon_auth_session_id, "pg_finfo_anon_auth_session_id", |claims| claims.session, 16);
-reader!(anon_auth_role, "pg_finfo_anon_auth_role", |claims| claims.role, -1);
-reader!(anon_auth_email, "pg_finfo_anon_auth_email", |claims| claims.email, -1);
+reader!(anon_auth_jwt, |claims| Some(claims.jwt), -1);
+reader!(anon_auth_uid, |claims| claims.user, 16);
+reader!(anon_auth_session_id, |claims| claims.session, 16);
+reader!(anon_auth_role, |claims| claims.role, -1);
+reader!(anon_auth_email, |claims| claims.email, -1);
 
 #[unsafe(no_mangle)]
 unsafe extern "C-unwind" fn anon_auth_is_anonymous(fcinfo: FunctionCallInfo) -> Datum {
@@ -60,4 +60,4 @@ unsafe extern "C-unwind" fn anon_auth_is_anonymous(fcinfo: FunctionCallInfo) -> 
         }
     }
 }
-function_info!("pg_finfo_anon_auth_is_anonymous");
+function_info!(anon_auth_is_anonymous);

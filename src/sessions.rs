@@ -270,11 +270,9 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     ])?;
     answer(&session, &user, &settings)
 }
-sql_function!(anon_auth_sign_in_anonymously, "pg_finfo_anon_auth_sign_in_anonymously", sign_in_anonymously);
+sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
 
-sql_function!(anon_auth_refresh_session, "pg_finfo_anon_auth_refresh_session", |args| {
-    refresh(&args.text(0)?.unwrap_or_default())
-});
+sql_function!(anon_auth_refresh_session, |args| { refresh(&args.text(0)?.unwrap_or_default()) });
 
 fn refresh(token: &str) -> Result<JsonB> {
     // In place, unless somebody else was faster: then there is no row to update, and the next round sees why.
@@ -384,7 +382,7 @@ fn sign_out(args: &Args) -> Result<()> {
     DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid), spi::value(scope.as_str())])?;
     Ok(())
 }
-sql_function!(anon_auth_sign_out, "pg_finfo_anon_auth_sign_out", sign_out);
+sql_function!(anon_auth_sign_out, sign_out);
 
 /// The claims of an access token, checked against the database.
 ///
@@ -397,7 +395,7 @@ pub fn verify_access_token(token: &str) -> Result<(std::rc::Rc<claims::Verified>
     Ok((verified, claims))
 }
 
-sql_function!(anon_auth_verify_token, "pg_finfo_anon_auth_verify_token", |args| {
+sql_function!(anon_auth_verify_token, |args| {
     let (_, claims) = verify_access_token(&args.text(0)?.unwrap_or_default())?;
     Ok(JsonB(claims.into()))
 });

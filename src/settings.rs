@@ -298,7 +298,7 @@ pub fn store(name: &str, value: Option<&str>) -> Result<String> {
     Ok(text)
 }
 
-sql_function!(anon_auth_setting, "pg_finfo_anon_auth_setting", |args| {
+sql_function!(anon_auth_setting, |args| {
     let name = args.text(0)?.unwrap_or_default();
     let definition = definition(&name)?;
     let mut value = definition.default.to_owned();
@@ -312,12 +312,12 @@ sql_function!(anon_auth_setting, "pg_finfo_anon_auth_setting", |args| {
     Ok(value)
 });
 
-sql_function!(anon_auth_set_setting, "pg_finfo_anon_auth_set_setting", |args| {
+sql_function!(anon_auth_set_setting, |args| {
     let name = args.text(0)?.ok_or_else(|| invalid("the name of the setting is missing"))?;
     store(&name, args.text(1)?.as_deref())
 });
 
-sql_function!(anon_auth_setting_definitions, "pg_finfo_anon_auth_setting_definitions", |_| {
+sql_function!(anon_auth_setting_definitions, |_| {
     let all: Vec<_> = DEFINITIONS
         .iter()
         .map(|d| {
@@ -352,7 +352,7 @@ fn check_setting(args: &Args) -> Result<pg_sys::Datum> {
     }
     Ok(pg_sys::Datum::from(row))
 }
-sql_function!(anon_auth_check_setting, "pg_finfo_anon_auth_check_setting", check_setting);
+sql_function!(anon_auth_check_setting, check_setting);
 
 /// Statement trigger: every session, this one included, gets told that the table changed; this one also
 /// when the change is rolled back.
@@ -361,7 +361,7 @@ fn forget_cached(args: &Args) -> Result<pg_sys::Datum> {
     unsafe { pg_sys::CacheInvalidateRelcache(trigger.tg_relation) };
     Ok(pg_sys::Datum::from(0))
 }
-sql_function!(anon_auth_forget_cached, "pg_finfo_anon_auth_forget_cached", forget_cached);
+sql_function!(anon_auth_forget_cached, forget_cached);
 
 /// Provider configuration in the form of Realm's `auth/providers.json`.
 const PROVIDER: &str = "anon-user";
@@ -370,7 +370,7 @@ fn provider() -> Result<JsonB> {
     Ok(JsonB(json!({"name": PROVIDER, "type": PROVIDER, "disabled": current()?.disabled})))
 }
 
-sql_function!(anon_auth_export_provider, "pg_finfo_anon_auth_export_provider", |_| provider());
+sql_function!(anon_auth_export_provider, |_| provider());
 
 fn import_provider(args: &Args) -> Result<JsonB> {
     let shape = "Expected: {\"name\": \"anon-user\", \"type\": \"anon-user\", \"disabled\": <boolean>}.";
@@ -392,4 +392,4 @@ fn import_provider(args: &Args) -> Result<JsonB> {
     store("disabled", Some(if disabled { "true" } else { "false" }))?;
     provider()
 }
-sql_function!(anon_auth_import_provider, "pg_finfo_anon_auth_import_provider", import_provider);
+sql_function!(anon_auth_import_provider, import_provider);

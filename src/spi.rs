@@ -150,8 +150,9 @@ pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Result<std::result
         let owner = pg_sys::CurrentResourceOwner;
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
         pg_sys::MemoryContextSwitchTo(context);
-        let outcome =
-            pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Ok(body()))).catch_others(Err).execute();
+        let outcome = pgrx::PgTryBuilder::new(std::panic::AssertUnwindSafe(|| Ok(body())))
+            .catch_others(|caught| Err(Box::new(caught)))
+            .execute();
         match &outcome {
             Ok(Ok(_)) => pg_sys::ReleaseCurrentSubTransaction(),
             _ => pg_sys::RollbackAndReleaseCurrentSubTransaction(),

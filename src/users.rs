@@ -126,7 +126,9 @@ pub fn find(id: Uuid) -> Option<User> {
 
 fn check_not_banned(until: Option<i64>) -> Result<()> {
     match until {
-        Some(until) if clock::now() < until => Err(error(403, "user_banned", "the user is banned")),
+        Some(until) if clock::now() < until => {
+            Err(error(403, "user_banned", "the user is banned").hint("See banned_until in auth.users."))
+        }
         _ => Ok(()),
     }
 }
@@ -193,7 +195,7 @@ fn get_user(_: &Args) -> Result<JsonB> {
     let identities = identities(user.id)?;
     Ok(JsonB(user.to_json(identities)))
 }
-sql_function!(anon_auth_get_user, "pg_finfo_anon_auth_get_user", get_user);
+sql_function!(anon_auth_get_user, get_user);
 
 fn user_info(_: &Args) -> Result<JsonB> {
     let (user, _) = claims::require()?;
@@ -214,7 +216,7 @@ fn user_info(_: &Args) -> Result<JsonB> {
     info.insert("updated_at".into(), clock::unix_seconds(user.updated_at).into());
     Ok(JsonB(info.into()))
 }
-sql_function!(anon_auth_user_info, "pg_finfo_anon_auth_user_info", user_info);
+sql_function!(anon_auth_user_info, user_info);
 
 fn delete_user(_: &Args) -> Result<()> {
     let (user, _) = claims::require()?;
@@ -227,4 +229,4 @@ fn delete_user(_: &Args) -> Result<()> {
     crate::deletion::delete(&[user])?;
     crate::audit::record("user_deleted", Some(user), json!({}))
 }
-sql_function!(anon_auth_delete_user, "pg_finfo_anon_auth_delete_user", delete_user);
+sql_function!(anon_auth_delete_user, delete_user);
