@@ -19,7 +19,7 @@ export CARGO_OPTIONS
 export RUSTFLAGS := -C link-arg=-Wl,--no-gc-sections
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare tree build test test-unit test-sql test-integration test-all lint demo psql package install clean
+.PHONY: help prepare tree build test test-unit test-sql test-integration test-all lint demo psql bench package install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -37,7 +37,7 @@ build: tree ## build the extension into the private Postgres
 	@chmod -R a+rX '$(TREE)'
 
 test: build ## everything: unit, SQL and integration tests
-	@tests/run.sh unit sql integration
+	@tests/run.sh unit sql docs integration
 
 test-unit: ## the tests that need no Postgres
 	@tests/run.sh unit
@@ -63,6 +63,10 @@ demo: build ## guests, sessions, policies and clean-up on a throwaway database; 
 
 psql: build ## psql on a throwaway database with the extension
 	@tests/psql.sh
+
+bench: ## times the hot paths beside plain SQL, with a release build
+	@$(MAKE) --no-print-directory build PROFILE=release
+	@benches/run.sh
 
 # What `install` and `package` build for is the server that PG_CONFIG belongs to, not the private one.
 TARGET_PG = $(shell '$(PG_CONFIG)' --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')

@@ -5,6 +5,7 @@
 #   unit           the crate that needs no Postgres
 #   sql            tests/sql against tests/expected: `setup` first, then all others, or only the one
 #                  that the variable T names
+#   docs           the SQL of README.md and docs, pasted into psql from top to bottom
 #   integration    Rust tests over real connections; `cluster.sh start` tells which variables they get.
 #                  The database has anon_auth, and pg_cron where this Postgres comes with it
 #
@@ -41,7 +42,7 @@ remove_cluster() {
 
 cleanup() {
     local suite
-    for suite in sql integration; do
+    for suite in sql docs integration; do
         [ ! -e "$work/$suite/log" ] || remove_cluster "$suite"
     done
     rm -rf "$work"
@@ -84,6 +85,19 @@ sql() {
     all=$(sed -nE 's/.*(All|of) ([0-9]+) tests (passed|failed).*/\2/p' "$work/output")
     bad=$(sed -nE 's/.* ([0-9]+) of [0-9]+ tests failed.*/\1/p' "$work/output")
     count $((${all:-0} - ${bad:-0})) "${bad:-0}" "$code"
+}
+
+docs() {
+    local code=0 files=(README.md)
+    say "the documentation's SQL"
+    start_cluster docs
+    # What administrators do includes a schedule, which needs pg_cron.
+    [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
+    awk '/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown' "${files[@]}" |
+        "$bin/psql" -X -a -v ON_ERROR_STOP=1 >"$logs/docs.out" 2>&1 || code=$?
+    [ "$code" = 0 ] || tail -n 20 "$logs/docs.out"
+    remove_cluster docs
+    count $((code == 0)) $((code != 0)) "$code"
 }
 
 integration() {

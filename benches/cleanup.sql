@@ -1,0 +1,1 @@
+select auth.cleanup_expired_users();

@@ -1,0 +1,4 @@
+begin;
+select auth.authenticate(:access_token);
+select count(*) from documents;
+commit;

@@ -1,0 +1,4 @@
+begin;
+select set_config('request.jwt.claims', :claims, true);
+select count(*) from documents;
+commit;

@@ -1,0 +1,5 @@
+\set id 100 * random(1, 10000)
+begin;
+select auth.authenticate(:access_token);
+select body from documents where id = :id;
+commit;

@@ -1,0 +1,5 @@
+\set id 100 * random(1, 10000)
+begin;
+select set_config('request.jwt.claims', :claims, true);
+select body from documents where id = :id;
+commit;

@@ -1,0 +1,1 @@
+select auth.sign_in_anonymously();
