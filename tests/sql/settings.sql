@@ -48,7 +48,7 @@ select name, value, raised('select auth.set_setting($1, $2)', name, value)
 -- Intervals: negative, absurd, no interval at all.
 select name, value, raised('select auth.set_setting($1, $2)', name, value)
   from (values (1, 'session_idle_timeout', '-1 day'), (2, 'session_idle_timeout', '0'), (3, 'session_idle_timeout', '1 day -2 days'),
-               (4, 'session_idle_timeout', '500 milliseconds'), (5, 'session_idle_timeout', '102 years'), (6, 'session_idle_timeout', '178000000 years'), (6, 'session_idle_timeout', 'infinity'),
+               (4, 'session_idle_timeout', '500 milliseconds'), (5, 'session_idle_timeout', '102 years'), (6, 'session_idle_timeout', '178000000 years'), (22, 'session_idle_timeout', 'infinity'),
                (7, 'session_idle_timeout', '999999999999 years'), (8, 'session_idle_timeout', '-infinity'), (9, 'session_idle_timeout', ''),
                (10, 'session_idle_timeout', 'soon'), (11, 'session_idle_timeout', '1 fortnight'), (12, 'session_idle_timeout', E'1 day; drop table x'),
                (13, 'access_token_lifetime', '0'), (14, 'access_token_lifetime', '8 days'), (15, 'access_token_lifetime', '-01:00'),
