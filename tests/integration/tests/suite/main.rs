@@ -2,7 +2,10 @@
 //! wait run beside those that work.
 #![allow(non_snake_case)]
 
+mod attacks;
 mod cleanup;
+mod freshness;
+mod keys;
 mod refresh;
 mod schedule;
 mod triggers;
