@@ -120,20 +120,13 @@ impl Server {
         Self::own(dir, &printed)
     }
 
-    /// Kills the postmaster, as in a crash, and starts the cluster again.
-    pub fn crash_and_recover(&self) {
-        self.kill();
-        cluster("start", self.dir(), &[]).unwrap();
-    }
-
     /// Kills the postmaster with SIGKILL.
     pub fn kill(&self) {
         cluster("kill", self.dir(), &[]).unwrap();
     }
 
-    /// Stops and starts the cluster, so that what was written to its configuration counts.
-    pub fn restart(&self) {
-        cluster("stop", self.dir(), &[]).unwrap();
+    /// Starts the cluster again.
+    pub fn recover(&self) {
         cluster("start", self.dir(), &[]).unwrap();
     }
 

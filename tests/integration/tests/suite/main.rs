@@ -4,8 +4,11 @@
 
 mod attacks;
 mod cleanup;
+mod crash;
+mod dump;
 mod freshness;
 mod keys;
 mod refresh;
 mod schedule;
+mod standby;
 mod triggers;
