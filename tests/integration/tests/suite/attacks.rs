@@ -113,7 +113,11 @@ fn N10_no_table_is_within_reach() {
                 &owned,
             ] {
                 let error = client.batch_execute(sql).expect_err(sql);
-                assert!(matches!(sqlstate(&error), "42501" | "42809" | "55000"), "{role}: {sql}: {}", describe(&error));
+                assert!(
+                    matches!(sqlstate(&error), "42501" | "42809" | "55000"),
+                    "{role}: {sql}: {}",
+                    describe(&error)
+                );
             }
         }
         let statistics = "select count(*) from pg_stats where schemaname = 'auth'";
@@ -369,7 +373,8 @@ fn N24_no_code_in_front_of_the_search_path_runs() {
         client
     };
     // It would run: an unqualified operator is the hostile one.
-    let ran = hostile(false).batch_execute("select null is distinct from current_user, current_user = 'a'::pg_catalog.name");
+    let ran = hostile(false)
+        .batch_execute("select null is distinct from current_user, current_user = 'a'::pg_catalog.name");
     expect_error(ran, "P0001", "HOSTILE operator");
     // Each call is the first of its connection: that is when its look-ups are planned.
     for temporary in [false, true] {

@@ -24,8 +24,11 @@ fn S6_every_acknowledged_session_survives_a_crash() {
         }
         sessions
     };
-    let mut sessions: Vec<_> =
-        db.at_once(CONNECTIONS, APP, |_, client| sign_in_until_it_fails(client, each)).into_iter().flatten().collect();
+    let mut sessions: Vec<_> = db
+        .at_once(CONNECTIONS, APP, |_, client| sign_in_until_it_fails(client, each))
+        .into_iter()
+        .flatten()
+        .collect();
     assert_eq!(sessions.len(), each * CONNECTIONS);
 
     // The last of them kills the server when half of the second lot is in.

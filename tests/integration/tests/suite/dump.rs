@@ -22,7 +22,9 @@ fn contents(client: &mut Client) -> Vec<(String, i64, String)> {
     TABLES
         .iter()
         .map(|table| {
-            let sql = format!("select count(*), coalesce(md5(string_agg(t::text, '|' order by t::text)), '') from auth.{table} t");
+            let sql = format!(
+                "select count(*), coalesce(md5(string_agg(t::text, '|' order by t::text)), '') from auth.{table} t"
+            );
             let row = client.query_one(&sql, &[]).unwrap();
             ((*table).to_owned(), row.get(0), row.get(1))
         })
@@ -110,7 +112,8 @@ fn check(db: &Database, before: &Before) {
     let mut client = db.connect();
     for session in [&before.fresh, &before.refreshed, &before.signed_with_previous_key, &before.permanent] {
         verify(&mut client, &session.access_token).unwrap_or_else(|error| panic!("{}", describe(&error)));
-        let refreshed = refresh(&mut client, &session.refresh_token).unwrap_or_else(|error| panic!("{}", describe(&error)));
+        let refreshed =
+            refresh(&mut client, &session.refresh_token).unwrap_or_else(|error| panic!("{}", describe(&error)));
         assert_eq!(refreshed.user, session.user);
     }
     expect_error(verify(&mut client, &before.banned.access_token), "PT403", "user_banned");

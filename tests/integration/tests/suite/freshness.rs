@@ -196,7 +196,8 @@ fn W3_parallel_workers_agree() {
         "set parallel_setup_cost = 0; set parallel_tuple_cost = 0; set min_parallel_table_scan_size = 0;
          set max_parallel_workers_per_gather = 4",
     );
-    let plan: Vec<String> = app.query("explain select count(*) from pg_class", &[]).unwrap().iter().map(|r| r.get(0)).collect();
+    let plan: Vec<String> =
+        app.query("explain select count(*) from pg_class", &[]).unwrap().iter().map(|r| r.get(0)).collect();
     assert!(!plan.is_empty());
     assert_eq!(count_as(&mut app, &guest, count), serial);
     let mut transaction = app.transaction().unwrap();
@@ -280,7 +281,11 @@ fn W3_prepared_statements_follow_the_token() {
         let rows = transaction.query(&notes, &[]).unwrap();
         let bodies: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         assert_eq!(bodies, [guest.user.to_string()]);
-        if round % 2 == 0 { transaction.commit().unwrap() } else { transaction.rollback().unwrap() }
+        if round % 2 == 0 {
+            transaction.commit().unwrap()
+        } else {
+            transaction.rollback().unwrap()
+        }
         assert_eq!(uid(&mut app), None, "the token ends with the transaction");
     }
     // Twice in one transaction.

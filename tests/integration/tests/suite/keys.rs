@@ -12,7 +12,8 @@ const SECRET_JWK: &str =
     r#"{"kty": "oct", "alg": "HS256", "kid": "imported", "k": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}"#;
 
 fn current_keys(client: &mut Client) -> Vec<String> {
-    let rows = client.query("select purpose from auth.signing_keys where status = 'current' order by 1", &[]).unwrap();
+    let rows =
+        client.query("select purpose from auth.signing_keys where status = 'current' order by 1", &[]).unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -116,7 +117,8 @@ fn S21_keys_change_in_every_open_session() {
     assert_eq!(uid(&mut other), None, "in the very next transaction");
     expect_error(verify(&mut other, &old.access_token), "PT401", "bad_jwt");
     verify(&mut other, &new.access_token).unwrap();
-    let text = expect_error(admin.query("select auth.revoke_signing_key($1)", &[&new_kid]), "PT400", "validation_failed");
+    let text =
+        expect_error(admin.query("select auth.revoke_signing_key($1)", &[&new_kid]), "PT400", "validation_failed");
     assert!(text.contains("rotate_signing_key"), "{text}");
     expect_error(admin.query("select auth.revoke_signing_key('no such key')", &[]), "PT404", "signing_key_not_found");
 
@@ -195,13 +197,10 @@ fn S21_sealed_keys_open_with_their_file_only() {
     assert_eq!(unsealed(&mut client), 0, "new keys are sealed from the start");
 
     // Missing, wrong, too short, too long, a folder: nothing is issued, and what needs the key is refused.
-    let unusable: [&dyn Fn(); 5] = [
-        &|| file.write(&[8; 32]),
-        &|| file.write(&[7; 31]),
-        &|| file.write(&[7; 33]),
-        &|| file.write(b""),
-        &|| fs::remove_file(&file.0).unwrap(),
-    ];
+    let unusable: [&dyn Fn(); 5] =
+        [&|| file.write(&[8; 32]), &|| file.write(&[7; 31]), &|| file.write(&[7; 33]), &|| file.write(b""), &|| {
+            fs::remove_file(&file.0).unwrap()
+        }];
     for make_unusable in unusable {
         make_unusable();
         let mut client = db.connect();
@@ -211,7 +210,10 @@ fn S21_sealed_keys_open_with_their_file_only() {
             expect_error(verify(&mut client, &secretly_signed.access_token), "PT500", "signing_key_unavailable"),
             expect_error(client.query("select auth.rotate_signing_key()", &[]), "PT500", "signing_key_unavailable"),
         ];
-        assert!(texts.iter().all(|text| !text.contains("signing_key_unavailable: signing_key_unavailable")), "{texts:?}");
+        assert!(
+            texts.iter().all(|text| !text.contains("signing_key_unavailable: signing_key_unavailable")),
+            "{texts:?}"
+        );
         set_token(&mut client, &secretly_signed.access_token);
         assert_eq!(uid(&mut client), None, "a reader never raises");
         // A public key needs no secret to verify.

@@ -29,12 +29,7 @@ fn W3_a_standby_verifies_and_follows() {
                           and auth.get_user()->>'id' = auth.uid()::text and auth.user_info()->>'sub' = auth.uid()::text
                           and jsonb_array_length(auth.jwks()->'keys') = 1";
     assert!(value::<bool>(&mut transaction, reading));
-    for call in [
-        "auth.sign_in_anonymously()",
-        "auth.refresh_session($1)",
-        "auth.sign_out()",
-        "auth.delete_user()",
-    ] {
+    for call in ["auth.sign_in_anonymously()", "auth.refresh_session($1)", "auth.sign_out()", "auth.delete_user()"] {
         let mut inner = transaction.transaction().unwrap();
         let sql = format!("select {call}");
         let parameters: &[&(dyn postgres::types::ToSql + Sync)] =
@@ -62,7 +57,9 @@ fn W3_a_standby_verifies_and_follows() {
     let seen = Duration::from_secs(20);
     let promote = "update auth.users set is_anonymous = $2 where id = $1";
     admin.execute(promote, &[&guest.user, &false]).unwrap();
-    wait_until("the promotion", seen, || value::<Option<bool>>(&mut client, "select auth.is_anonymous()") == Some(false));
+    wait_until("the promotion", seen, || {
+        value::<Option<bool>>(&mut client, "select auth.is_anonymous()") == Some(false)
+    });
     admin.execute("update auth.users set banned_until = 'infinity' where id = $1", &[&guest.user]).unwrap();
     wait_until("the ban", seen, || uid(&mut client).is_none());
     set_token(&mut client, &other.access_token);
@@ -80,9 +77,7 @@ fn W3_a_standby_verifies_and_follows() {
     let last = sign_in(&mut admin);
     let reached = "select pg_last_wal_replay_lsn() >= $1::text::pg_lsn";
     let written: String = value(&mut admin, "select pg_current_wal_flush_lsn()::text");
-    wait_until("the last sign-in", seen, || {
-        standby_admin.query_one(reached, &[&written]).unwrap().get(0)
-    });
+    wait_until("the last sign-in", seen, || standby_admin.query_one(reached, &[&written]).unwrap().get(0));
     drop(admin);
     primary.kill();
     run(&mut standby_admin, "select pg_promote()");
