@@ -51,15 +51,15 @@ begin
         if elsewhere is not null then
             raise exception 'pg_cron_elsewhere: pg_cron runs in database "%", not in "%"', elsewhere, here
                 using errcode = 'PT501',
-                      hint = format('Run there, as the role that is to clean up: SELECT cron.schedule_in_database(%L, %L, %L, %L);',
-                                    'anon_auth_cleanup', schedule, 'call auth.cleanup()', here);
+                      hint = format('Run there, as a superuser: SELECT cron.schedule_in_database(%L, %L, %L, %L, %L);',
+                                    'anon_auth_cleanup', schedule, 'call auth.cleanup()', here, current_user);
         end if;
         raise exception 'pg_cron_missing: the extension pg_cron is not installed in database "%"', here
             using errcode = 'PT501',
                   hint = format('Either add pg_cron to shared_preload_libraries, set cron.database_name = %L, restart, and run: CREATE EXTENSION pg_cron; '
-                                'or, where pg_cron runs in another database, run there: SELECT cron.schedule_in_database(%L, %L, %L, %L); '
+                                'or, where pg_cron runs in another database, run there as a superuser: SELECT cron.schedule_in_database(%L, %L, %L, %L, %L); '
                                 'or have any scheduler run: CALL auth.cleanup();',
-                                here, 'anon_auth_cleanup', schedule, 'call auth.cleanup()', here);
+                                here, 'anon_auth_cleanup', schedule, 'call auth.cleanup()', here, current_user);
     end if;
     if not has_schema_privilege('cron', 'usage') then
         raise exception 'pg_cron_not_allowed: role "%" may not use pg_cron', current_user

@@ -1,7 +1,27 @@
 -- Last: privileges, dump registration, ownership. Whatever is not granted here, nobody but the owner has.
 
-revoke all on all tables in schema auth from public;
-revoke all on all routines in schema auth from public;
+-- PUBLIC has EXECUTE on every new function; and default privileges of whoever installs may have granted anything
+-- to anyone.
+do $$
+declare
+    granted record;
+begin
+    for granted in
+        select distinct o.kind, o.name, case a.grantee when 0 then 'public' else a.grantee::regrole::text end as grantee
+          from (select 'table' as kind, oid::regclass::text as name, relacl as acl, relowner as owner
+                  from pg_catalog.pg_class
+                 where relnamespace = 'auth'::regnamespace and relkind in ('r', 'v')
+                union all
+                select 'routine', oid::regprocedure::text, coalesce(proacl, pg_catalog.acldefault('f', proowner)), proowner
+                  from pg_catalog.pg_proc
+                 where pronamespace = 'auth'::regnamespace) o,
+               pg_catalog.aclexplode(o.acl) a
+         where a.grantee <> o.owner
+    loop
+        execute pg_catalog.format('revoke all on %s %s from %s', granted.kind, granted.name, granted.grantee);
+    end loop;
+end
+$$;
 
 -- Foreign keys of application tables; the column can be referenced, not read.
 grant references (id) on auth.users to public;

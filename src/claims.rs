@@ -132,9 +132,13 @@ pub fn forget_verified() {
     forget();
 }
 
-/// A transaction ended: no query points at a replaced value any more.
+/// A transaction ended: no query points at a replaced value any more. Unless it ended inside of a CALL, whose
+/// arguments were evaluated before and live on.
 pub fn at_transaction_end() {
     forget();
+    if unsafe { !pg_sys::ActivePortal.is_null() } {
+        return;
+    }
     let current = unsafe { &mut *CURRENT.0.get() };
     current.copy = false;
     current.transaction += 1;

@@ -4,7 +4,7 @@ use crate::clock;
 use crate::deletion;
 use crate::error::{Error, Result, error, invalid};
 use crate::foreign_keys::{self, ForeignKey};
-use crate::function::Args;
+use crate::function::{Args, writes};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement, Value};
 use crate::sql_function;
@@ -19,12 +19,19 @@ struct Outcome {
     deleted: u64,
     spared: u64,
     blocked: u64,
-    /// Guests by table, constraint and what it did to them.
-    by_table: BTreeMap<(String, String, &'static str), u64>,
+    /// Guests by table, what of it kept them, and whether they were spared or blocked.
+    by_table: BTreeMap<(String, Reason, &'static str), u64>,
     sessions: u64,
     one_time_tokens: u64,
     audit_log_entries: u64,
     more: bool,
+}
+
+/// What keeps a guest.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Reason {
+    Constraint(String),
+    Error(String),
 }
 
 impl Outcome {
@@ -32,7 +39,10 @@ impl Outcome {
         let by_table: Vec<_> = self
             .by_table
             .iter()
-            .map(|((table, constraint, what), guests)| json!({"table": table, "constraint": constraint, *what: guests}))
+            .map(|((table, reason, what), guests)| match reason {
+                Reason::Constraint(name) => json!({"table": table, "constraint": name, *what: guests}),
+                Reason::Error(message) => json!({"table": table, "error": message, *what: guests}),
+            })
             .collect();
         json!({
             "deleted": self.deleted,
@@ -50,8 +60,8 @@ impl Outcome {
         self.deleted + self.spared + self.blocked + self.sessions + self.one_time_tokens == 0
     }
 
-    fn count(&mut self, table: &str, constraint: &str, what: &'static str, guests: u64) {
-        *self.by_table.entry((table.into(), constraint.into(), what)).or_default() += guests;
+    fn count(&mut self, table: &str, reason: Reason, what: &'static str) {
+        *self.by_table.entry((table.into(), reason, what)).or_default() += 1;
     }
 }
 
@@ -101,7 +111,7 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
     };
     let dry_run = args.get::<bool>(1).unwrap_or(false);
     let recheck_before = args.get::<pgrx::datum::TimestampWithTimeZone>(2).map_or_else(clock::now, i64::from);
-    unsafe { pg_sys::PreventCommandIfReadOnly(c"auth.cleanup_expired_users()".as_ptr()) };
+    writes(c"auth.cleanup_expired_users()");
 
     let settings = settings::current()?;
     if !dry_run {
@@ -278,7 +288,7 @@ fn delete_or_leave(guests: Vec<Uuid>, settings: &Settings, outcome: &mut Outcome
         let what = if key.forbids() { "blocked" } else { "spared" };
         for owner in owners_left(&key, &guests, &left)? {
             left.insert(owner);
-            outcome.count(&key.table, &key.name, what, 1);
+            outcome.count(&key.table, Reason::Constraint(key.name.clone()), what);
             *(if key.forbids() { &mut outcome.blocked } else { &mut outcome.spared }) += 1;
         }
     }
@@ -305,8 +315,8 @@ fn delete_all_possible(guests: &[Uuid], left: &mut HashSet<Uuid>, outcome: &mut 
         Ok(()) => outcome.deleted += guests.len() as u64,
         Err(error) if guests.len() == 1 => {
             let (table, constraint) = error.table_and_constraint();
-            let reason = constraint.unwrap_or_else(|| error.message());
-            outcome.count(table.as_deref().unwrap_or_default(), &reason, "blocked", 1);
+            let reason = constraint.map_or_else(|| Reason::Error(error.message()), Reason::Constraint);
+            outcome.count(table.as_deref().unwrap_or_default(), reason, "blocked");
             outcome.blocked += 1;
             left.insert(guests[0]);
             error.discard();
@@ -328,6 +338,13 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
               order by active_on limit $3 for update skip locked)",
         &[pg_sys::DATEOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
     );
+    // Ids grow with time, so the primary key finds the old ones.
+    static OLD: Statement = Statement::new(
+        c"delete from auth.sessions where id in (
+              select id from auth.sessions where id < $1 and created_at <= $2
+              order by id limit $3 for update skip locked)",
+        &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
+    );
     static REVOKED: Statement = Statement::new(
         c"delete from auth.sessions where id in (
               select s.id from auth.session_revocations r join auth.sessions s on s.id = r.session_id
@@ -344,9 +361,15 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
         spi::timestamp(limits.session_refreshed_by),
         spi::value(batch),
     ])?;
-    let revoked = REVOKED.run(&[spi::value(batch - expired as i64)])?;
+    let old = match limits.session_created_by {
+        i64::MIN => 0,
+        time => {
+            OLD.run(&[spi::uuid(clock::first_id(time)), spi::timestamp(time), spi::value(batch - expired as i64)])?
+        }
+    };
+    let revoked = REVOKED.run(&[spi::value(batch - (expired + old) as i64)])?;
     REVOCATIONS.run(&[])?;
-    Ok(expired + revoked)
+    Ok(expired + old + revoked)
 }
 
 fn delete_one_time_tokens(limits: &Limits, batch: i64) -> Result<u64> {

@@ -27,6 +27,12 @@ pub fn day(time: i64) -> i32 {
     time.div_euclid(86_400 * SECOND) as i32
 }
 
+/// The id that sorts before all that [`new_id`] makes after `time`.
+pub fn first_id(time: i64) -> uuid::Uuid {
+    let milliseconds = (time.saturating_add(EPOCH_SECONDS * SECOND)).max(0) as u64 / 1000;
+    uuid::Builder::from_unix_timestamp_millis(milliseconds + 1, &[0; 10]).into_uuid()
+}
+
 /// A new UUID of version 7 (RFC 9562), so that an index on it grows at one end.
 pub fn new_id(time: i64) -> uuid::Uuid {
     let nanoseconds = time.rem_euclid(SECOND) as u32 * 1000;

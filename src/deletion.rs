@@ -6,9 +6,9 @@
 //! STATEMENT trigger would fire even then, for no row; therefore the keys that were dealt with do not get to
 //! act again: their triggers are left out of that one DELETE.
 
-use crate::error::Result;
+use crate::error::{Result, error};
 use crate::spi::{self, Statement};
-use crate::{as_owner, foreign_keys};
+use crate::{as_owner, catalog, foreign_keys};
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
 use uuid::Uuid;
@@ -20,14 +20,25 @@ use uuid::Uuid;
 pub fn delete(users: &[Uuid]) -> Result<()> {
     static DELETE: Statement = Statement::new(c"delete from auth.users where id = any ($1)", &[pg_sys::UUIDARRAYOID]);
 
+    // Against foreign keys that other sessions add meanwhile.
+    if let Some(relations) = catalog::relations() {
+        unsafe { pg_sys::LockRelationOid(relations.users, pg_sys::RowExclusiveLock as _) };
+    }
     let keys = foreign_keys::all()?;
-    as_owner::settle_callers_constraints()?;
+    as_owner::settle_constraints()?;
     for key in &keys {
         key.apply_delete_action(users)?;
     }
-    // A trigger may have put rows back, into any of the tables. No application's code runs after this.
-    for key in &keys {
-        key.check_no_rows(users)?;
+    // A trigger may have put rows back into any of the tables, or have added a foreign key. The checks that run
+    // a cast of the application's come first; after them nothing of an application's runs.
+    for is_uuid in [false, true] {
+        for key in keys.iter().filter(|key| key.is_uuid == is_uuid) {
+            key.check_no_rows(users)?;
+        }
+    }
+    if let Some(key) = foreign_keys::all()?.iter().find(|key| keys.iter().all(|k| k.constraint != key.constraint)) {
+        let message = format!("foreign key \"{}\" of table {} was added during the deletion", key.name, key.table);
+        return Err(error(409, "user_still_referenced", message).about(&key.table, &key.name));
     }
     DEALT_WITH.set(keys.iter().map(|key| key.constraint).collect());
     IS_NEXT.set(true);

@@ -21,6 +21,9 @@ pub enum OnDelete {
 pub struct ForeignKey {
     /// Of one of the extension's own tables.
     pub is_ours: bool,
+    /// Whether its column is a `uuid`, or a domain over it. A column of another type is compared by a cast of the
+    /// application's.
+    pub is_uuid: bool,
     pub constraint: pg_sys::Oid,
     pub name: String,
     /// Qualified and quoted.
@@ -34,13 +37,13 @@ pub struct ForeignKey {
     set_columns: Vec<String>,
 }
 
-/// Every foreign key to `auth.users (id)`, those of the extension's own tables included.
+/// Every foreign key to `auth.users (id)` that there is now, even under REPEATABLE READ; those of the extension's own tables included.
 ///
 /// # Errors
 /// `unsupported_foreign_key` for one that references other columns of the table.
 pub fn all() -> Result<Vec<ForeignKey>> {
     // conenforced is there from Postgres 18 on.
-    static SELECT: Statement = Statement::new(
+    static SELECT: Statement = Statement::latest(
         c"select c.oid, c.conname::text, pg_catalog.format('%I.%I', n.nspname, t.relname),
                  case when t.relkind = 'p' then '' else 'only ' end, t.relowner,
                  pg_catalog.quote_ident(a.attname), c.confdeltype::text,
@@ -51,7 +54,12 @@ pub fn all() -> Result<Vec<ForeignKey>> {
                      select from pg_catalog.pg_depend d
                      join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
                      where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.conrelid
-                       and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e')
+                       and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e'),
+                 (with recursive base as (
+                     select a.atttypid as type
+                     union all
+                     select t.typbasetype from base b join pg_catalog.pg_type t on t.oid = b.type where t.typtype = 'd')
+                  select pg_catalog.bool_or(type = 'pg_catalog.uuid'::pg_catalog.regtype) from base)
           from pg_catalog.pg_constraint c
           join pg_catalog.pg_class t on t.oid = c.conrelid
           join pg_catalog.pg_namespace n on n.oid = t.relnamespace
@@ -79,6 +87,7 @@ pub fn all() -> Result<Vec<ForeignKey>> {
         }
         keys.push(ForeignKey {
             is_ours: row.get(10).unwrap_or(false),
+            is_uuid: row.get(11).unwrap_or(false),
             constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
             name: text(2),
             target: text(4) + &table,
@@ -106,7 +115,7 @@ impl ForeignKey {
 
     /// Those of `users` who have rows in the table.
     pub fn owners_among(&self, users: &[Uuid]) -> Result<Vec<Uuid>> {
-        let sql = format!("select distinct {} from {} where {}", self.column, self.target, self.condition());
+        let sql = format!("select distinct {} from {} where {}", self.user_id(), self.target, self.condition());
         let mut owners = Vec::new();
         self.run(&sql, users, |row| {
             owners.push(row.uuid(1));
@@ -157,7 +166,12 @@ impl ForeignKey {
     }
 
     fn condition(&self) -> String {
-        format!("{} operator(pg_catalog.=) any ($1)", self.column)
+        format!("{} operator(pg_catalog.=) any ($1)", self.user_id())
+    }
+
+    /// The column may be of any type that casts to `uuid`; the cast, too, runs as the table's owner.
+    fn user_id(&self) -> String {
+        format!("{}::pg_catalog.uuid", self.column)
     }
 
     fn run(&self, sql: &str, users: &[Uuid], read: impl FnMut(&Row) -> Result<()>) -> Result<()> {

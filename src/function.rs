@@ -43,6 +43,11 @@ impl Args {
     }
 }
 
+/// Refuses to go on in a read-only transaction or on a standby, by the name of the function that was called.
+pub fn writes(function: &std::ffi::CStr) {
+    unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) };
+}
+
 /// Runs the body of an SQL function and hands its value, or its error, to Postgres.
 ///
 /// The error is raised when every frame of the body has been left, so nothing that owns memory is skipped by

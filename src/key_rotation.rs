@@ -3,7 +3,7 @@
 use crate::audit;
 use crate::catalog::{self, LatestSnapshot};
 use crate::error::{Error, Result, error, invalid};
-use crate::function::Args;
+use crate::function::{Args, writes};
 use crate::keys::{self, Purpose};
 use crate::spi::{self, Statement};
 use crate::sql_function;
@@ -40,9 +40,13 @@ fn add_standby(kid: &str, key: &SigningKey) -> Result<()> {
     audit::record("signing_key_created", None, json!({"kid": kid, "algorithm": key.algorithm().name()}))
 }
 
-sql_function!(anon_auth_create_signing_key, |args| { create(algorithm(args, 0)?) });
+sql_function!(anon_auth_create_signing_key, |args| {
+    writes(c"auth.create_signing_key()");
+    create(algorithm(args, 0)?)
+});
 
 fn import(args: &Args) -> Result<String> {
+    writes(c"auth.import_signing_key()");
     let jwk = crate::json::argument(args, 0)?;
     let (kid, key) = SigningKey::from_jwk(&jwk)?;
     let kid = kid.unwrap_or_else(keys::new_kid);
@@ -73,6 +77,7 @@ fn rotate(args: &Args) -> Result<String> {
         &[pg_sys::TEXTOID],
     );
 
+    writes(c"auth.rotate_signing_key()");
     let algorithm = algorithm(args, 0)?;
     // The very first key is made in a transaction of its own, so that this one, left open, holds up no sign-in.
     keys::current()?;
@@ -101,6 +106,7 @@ fn revoke(args: &Args) -> Result<()> {
           where kid = $1",
         &[pg_sys::TEXTOID],
     );
+    writes(c"auth.revoke_signing_key()");
     let kid = args.text(0)?.unwrap_or_default();
     let found = FIND.first(&[spi::value(kid.as_str())], |row| {
         Ok((row.get::<String>(1).unwrap_or_default(), row.get::<String>(2).unwrap_or_default()))
@@ -117,7 +123,10 @@ fn revoke(args: &Args) -> Result<()> {
 }
 sql_function!(anon_auth_revoke_signing_key, revoke);
 
-sql_function!(anon_auth_seal_signing_keys, |_| keys::seal_stored());
+sql_function!(anon_auth_seal_signing_keys, |_| {
+    writes(c"auth.seal_signing_keys()");
+    keys::seal_stored()
+});
 
 fn jwks(_: &Args) -> Result<JsonB> {
     let mut published = Vec::new();

@@ -1,5 +1,6 @@
 //! Signing keys as every session uses them: which one signs, which ones verify, how they are stored.
 
+use crate::cache::Cache;
 use crate::catalog::{self, LatestSnapshot, Tuple};
 use crate::error::{Error, Result, error};
 use crate::guc;
@@ -10,7 +11,7 @@ use anon_auth_core::keys::{SigningKey, VerifyingKey};
 use anon_auth_core::refresh::RefreshKey;
 use anon_auth_core::seal;
 use pgrx::{JsonB, pg_sys};
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 use uuid::Uuid;
@@ -92,29 +93,26 @@ impl Keys {
 }
 
 thread_local! {
-    static CACHED: RefCell<Option<Rc<Keys>>> = const { RefCell::new(None) };
-    static STALE: Cell<bool> = const { Cell::new(false) };
+    static CACHE: Cache<Keys> = const { Cache::new() };
 }
 
 /// Has the keys read again at their next use.
 pub fn mark_stale() {
-    STALE.set(true);
+    CACHE.with(Cache::mark_stale);
     crate::claims::forget_verified();
 }
 
 /// The keys in use now.
 pub fn all() -> Rc<Keys> {
-    unsafe { pg_sys::AcceptInvalidationMessages() };
-    if !STALE.get()
-        && let Some(keys) = CACHED.with_borrow(Clone::clone)
-    {
+    if let Some(keys) = CACHE.with(Cache::get) {
         return keys;
     }
-    STALE.set(false);
-    let keys = Rc::new(load());
-    // What is wrong with a key file may be put right without anything telling us.
-    CACHED.set(keys.trouble.is_none().then(|| keys.clone()));
-    keys
+    let keys = load();
+    if keys.trouble.is_some() {
+        // What is wrong with a key file may be put right without anything telling us.
+        mark_stale();
+    }
+    CACHE.with(|cache| cache.keep(keys))
 }
 
 /// The key that signs access tokens. Made now if there never was one.
@@ -146,13 +144,13 @@ fn with_current_keys(is_there: impl Fn(&Keys) -> bool) -> Result<Rc<Keys>> {
     }
     let relations =
         catalog::relations().ok_or_else(|| error(500, "internal_error", "the extension's tables are missing"))?;
-    if catalog::created_here(relations.signing_keys) {
-        // CREATE EXTENSION is in this very transaction: nobody else can see the table, the worker included.
+    if catalog::created_here(relations.signing_keys) || unsafe { !pg_sys::IsUnderPostmaster } {
+        // CREATE EXTENSION is in this very transaction, or the server is in single-user mode: there is nobody
+        // else to wait, and no worker that could see the table.
         create_missing()?;
     } else {
-        own_transaction::run(Request::CreateKeys)?;
+        own_transaction::run(Request::CreateKeys, || is_there(&all()))?;
     }
-    mark_stale();
     Ok(all())
 }
 

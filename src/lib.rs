@@ -8,6 +8,7 @@ use pgrx::pg_sys;
 mod as_owner;
 mod audit;
 mod authenticate;
+mod cache;
 mod catalog;
 mod claims;
 mod cleanup;
@@ -47,6 +48,7 @@ pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["cus
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
+    as_owner::install_hook();
     deletion::install_hook();
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());

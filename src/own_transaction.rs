@@ -3,13 +3,13 @@
 //! The caller owns the transaction, so whatever a function writes goes when it raises an error or when the
 //! caller rolls back. A few things must outlive that: ending a session whose old refresh token came back, and
 //! the first signing key. A background worker writes them in a transaction of its own. It is started for one
-//! request and needs no preloading, only a free slot in `max_worker_processes`; where there is none, the
+//! request and needs no preloading, only a free slot in `max_worker_processes`; where none gets free soon, the
 //! caller is refused.
 //!
 //! The worker writes only to tables that no caller holds locks in, under a `lock_timeout`: a wait for its own
 //! caller would be a deadlock that Postgres does not see.
 
-use crate::error::{Error, Result, error};
+use crate::error::{Result, error};
 use crate::{catalog, guc, keys, sessions};
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
@@ -53,12 +53,50 @@ impl Request {
     }
 }
 
-/// Has the worker carry out `request`, and returns when its transaction has ended. Whether it did what was
-/// asked shows in what is committed then, which the caller reads with the latest snapshot.
+/// How long to wait for a free slot, in milliseconds, and how often to look.
+const PATIENCE: i32 = 2000;
+const PAUSE: i32 = 20;
+
+/// Has the worker carry out `request`, and returns when it is done.
+///
+/// # Arguments
+/// * `is_done` – whether what was asked is there, by what is committed now. It is the worker's verdict: a look
+///   with the latest snapshot sees it under every isolation level. Another session's worker may have been
+///   faster.
 ///
 /// # Errors
-/// `worker_unavailable` where no worker could be started.
-pub fn run(request: Request) -> Result<()> {
+/// `worker_unavailable` where no worker could be started, or it failed (the server's log tells why).
+pub fn run(request: Request, is_done: impl Fn() -> bool) -> Result<()> {
+    let unavailable = || {
+        error(503, "worker_unavailable", "no background worker could store what has to outlast this transaction")
+            .hint("Try again. If it happens often, raise max_worker_processes.")
+    };
+    for _ in 0..PATIENCE / PAUSE {
+        match start(&request) {
+            Some(handle) => {
+                let status = unsafe { pg_sys::WaitForBackgroundWorkerShutdown(handle) };
+                unsafe { pg_sys::pfree(handle.cast()) };
+                return match status == pg_sys::BgwHandleStatus::BGWH_STOPPED && is_done() {
+                    true => Ok(()),
+                    false => Err(unavailable()),
+                };
+            }
+            None => unsafe {
+                let wake = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
+                pg_sys::WaitLatch(pg_sys::MyLatch, wake, PAUSE.into(), pg_sys::PG_WAIT_EXTENSION);
+                pg_sys::ResetLatch(pg_sys::MyLatch);
+                pgrx::check_for_interrupts!();
+            },
+        }
+        if is_done() {
+            return Ok(());
+        }
+    }
+    Err(unavailable())
+}
+
+/// Starts the worker; `None` where no slot is free.
+fn start(request: &Request) -> Option<*mut pg_sys::BackgroundWorkerHandle> {
     unsafe {
         let mut worker = pg_sys::BackgroundWorker::default();
         copy(&mut worker.bgw_name, "anon_auth worker");
@@ -71,22 +109,9 @@ pub fn run(request: Request) -> Result<()> {
         worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
         worker.bgw_main_arg = pg_sys::Datum::from(pg_sys::MyDatabaseId);
         worker.bgw_notify_pid = pg_sys::MyProcPid;
-
         let mut handle = std::ptr::null_mut();
-        if !pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle) {
-            return Err(unavailable());
-        }
-        match pg_sys::WaitForBackgroundWorkerShutdown(handle) {
-            pg_sys::BgwHandleStatus::BGWH_STOPPED => Ok(()),
-            _ => Err(unavailable()),
-        }
+        pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle).then_some(handle)
     }
-}
-
-/// What a caller is told when nothing could be written.
-pub fn unavailable() -> Error {
-    error(503, "worker_unavailable", "no background worker could store what has to outlast this transaction")
-        .hint("Try again. If it happens often, raise max_worker_processes.")
 }
 
 fn copy(field: &mut [c_char], text: &str) {

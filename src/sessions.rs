@@ -4,7 +4,7 @@ use crate::catalog::{self, LatestSnapshot};
 use crate::claims;
 use crate::clock;
 use crate::error::{Error, Result, error, invalid, serialization_failure};
-use crate::function::Args;
+use crate::function::{Args, writes};
 use crate::own_transaction::{self, Request};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
@@ -197,7 +197,8 @@ fn user_metadata(args: &Args, n: usize, settings: &Settings) -> Result<Value> {
             "the metadata has {} bytes, more than the {} that user_metadata_limit allows",
             text.len(),
             settings.user_metadata_limit
-        )));
+        ))
+        .hint("It is part of every access token: keep larger data in a table of your own."));
     }
     match crate::json::parse(&text)? {
         Value::Object(object) => Ok(Value::Object(object)),
@@ -232,10 +233,11 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
             pg_sys::BYTEAOID,
         ],
     );
-    unsafe { pg_sys::PreventCommandIfReadOnly(c"auth.sign_in_anonymously()".as_ptr()) };
+    writes(c"auth.sign_in_anonymously()");
     let settings = settings::current()?;
     if settings.disabled {
-        return Err(error(422, "anonymous_provider_disabled", "anonymous sign-in is switched off"));
+        return Err(error(422, "anonymous_provider_disabled", "anonymous sign-in is switched off")
+            .hint("An administrator can switch it on: SELECT auth.set_setting('disabled', 'false');"));
     }
     if settings.reuse_guests
         && let Some(token) = args.text(1)?
@@ -243,6 +245,8 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
         return refresh(&token);
     }
     let metadata = user_metadata(args, 0, &settings)?;
+    // Stored as it was given: JSON numbers may have more digits than the token's.
+    let stored_metadata = args.get::<pg_sys::Datum>(0).or_else(|| spi::value(JsonB(json!({}))));
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
 
@@ -263,7 +267,7 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     INSERT.run(&[
         spi::uuid(user.id),
         spi::value(user.aud.as_str()),
-        spi::value(JsonB(user.user_metadata.clone())),
+        stored_metadata,
         spi::timestamp(now),
         spi::uuid(session.id),
         spi::value(session.nonce.as_slice()),
@@ -283,7 +287,7 @@ fn refresh(token: &str) -> Result<JsonB> {
           where id = $1 and refresh_token_nonce = $2",
         &[pg_sys::UUIDOID, pg_sys::BYTEAOID, pg_sys::BYTEAOID, pg_sys::BYTEAOID, pg_sys::TIMESTAMPTZOID],
     );
-    unsafe { pg_sys::PreventCommandIfReadOnly(c"auth.refresh_session()".as_ptr()) };
+    writes(c"auth.refresh_session()");
     let settings = settings::current()?;
     let token = verify_refresh_token(token)?;
     keys::current()?;
@@ -319,10 +323,8 @@ fn refresh(token: &str) -> Result<JsonB> {
             return answer(&session, &user, &settings);
         } else if token.counter < session.counter as u64 {
             // An old token: its bearer or the session's is a thief. This must not be undone by a rollback.
-            own_transaction::run(Request::RevokeSession { session: session.id, user: session.user })?;
-            if find(session.id).is_some_and(|session| !session.is_revoked) {
-                return Err(own_transaction::unavailable());
-            }
+            let request = Request::RevokeSession { session: session.id, user: session.user };
+            own_transaction::run(request, || find(session.id).is_none_or(|session| session.is_revoked))?;
             return Err(already_used());
         } else {
             // Of the right key, but ahead of the session: minted in a transaction that was rolled back.
@@ -371,6 +373,7 @@ fn sign_out(args: &Args) -> Result<()> {
           where user_id = $1 and case $3 when 'local' then id = $2 when 'others' then id <> $2 else true end",
         &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TEXTOID],
     );
+    writes(c"auth.sign_out()");
     let scope = args.text(0)?.unwrap_or_else(|| "global".into());
     if !matches!(scope.as_str(), "global" | "local" | "others") {
         return Err(

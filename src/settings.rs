@@ -1,14 +1,14 @@
 //! Behaviour settings: `auth.settings`, its defaults, and the functions that read and change it.
 
+use crate::cache::Cache;
 use crate::catalog::{self, LatestSnapshot};
 use crate::error::{Result, invalid};
-use crate::function::Args;
+use crate::function::{Args, writes};
 use crate::spi::{self, Statement};
 use crate::sql_function;
 use anon_auth_core::algorithm::Algorithm;
 use pgrx::{FromDatum, JsonB, pg_sys};
 use serde_json::json;
-use std::cell::{Cell, RefCell};
 use std::ffi::CString;
 use std::rc::Rc;
 
@@ -93,29 +93,24 @@ static DEFINITIONS: &[Definition] = &[
 ];
 
 thread_local! {
-    static CACHED: RefCell<Option<Rc<Settings>>> = const { RefCell::new(None) };
-    static STALE: Cell<bool> = const { Cell::new(false) };
+    static CACHE: Cache<Settings> = const { Cache::new() };
 }
 
 /// Has the settings read again at their next use.
 pub fn mark_stale() {
-    STALE.set(true);
+    CACHE.with(Cache::mark_stale);
     crate::claims::forget_verified();
 }
 
 /// The settings in force now, with what this transaction changed and what others have committed.
 pub fn current() -> Result<Rc<Settings>> {
-    unsafe { pg_sys::AcceptInvalidationMessages() };
-    if !STALE.get()
-        && let Some(settings) = CACHED.with_borrow(Clone::clone)
-    {
-        return Ok(settings);
+    match CACHE.with(Cache::get) {
+        Some(settings) => Ok(settings),
+        None => {
+            let settings = load()?;
+            Ok(CACHE.with(|cache| cache.keep(settings)))
+        }
     }
-    // Before reading: a change that arrives meanwhile marks them stale again.
-    STALE.set(false);
-    let settings = Rc::new(load()?);
-    CACHED.set(Some(settings.clone()));
-    Ok(settings)
 }
 
 fn load() -> Result<Settings> {
@@ -313,6 +308,7 @@ sql_function!(anon_auth_setting, |args| {
 });
 
 sql_function!(anon_auth_set_setting, |args| {
+    writes(c"auth.set_setting()");
     let name = args.text(0)?.ok_or_else(|| invalid("the name of the setting is missing"))?;
     store(&name, args.text(1)?.as_deref())
 });
@@ -374,6 +370,7 @@ sql_function!(anon_auth_export_provider, |_| provider());
 
 fn import_provider(args: &Args) -> Result<JsonB> {
     let shape = "Expected: {\"name\": \"anon-user\", \"type\": \"anon-user\", \"disabled\": <boolean>}.";
+    writes(c"auth.import_provider()");
     let config = crate::json::argument(args, 0)?;
     let Some(object) = config.as_object() else {
         return Err(invalid("the provider configuration is not a JSON object").hint(shape));

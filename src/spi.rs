@@ -57,6 +57,7 @@ impl Row {
 pub struct Statement {
     sql: &'static CStr,
     types: &'static [pg_sys::Oid],
+    visibility: Visibility,
     plan: Cell<pg_sys::SPIPlanPtr>,
 }
 
@@ -68,7 +69,12 @@ impl Statement {
     /// * `sql` – one statement with `$1`, `$2`, …; tables qualified
     /// * `types` – the types of the parameters
     pub const fn new(sql: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
-        Self { sql, types, plan: Cell::new(std::ptr::null_mut()) }
+        Self { sql, types, visibility: Visibility::Statement, plan: Cell::new(std::ptr::null_mut()) }
+    }
+
+    /// One that sees everything committed; see [`Visibility::Latest`].
+    pub const fn latest(sql: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
+        Self { visibility: Visibility::Latest, ..Self::new(sql, types) }
     }
 
     /// Runs it and returns the number of rows it returned or touched.
@@ -96,7 +102,7 @@ impl Statement {
                 unsafe { pg_sys::SPI_keepplan(plan) };
                 self.plan.set(plan);
             }
-            execute(self.plan.get(), values, Visibility::Statement, read)
+            execute(self.plan.get(), values, self.visibility, read)
         })
     }
 }

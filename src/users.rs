@@ -4,7 +4,7 @@ use crate::catalog::{self, LatestSnapshot};
 use crate::claims;
 use crate::clock;
 use crate::error::{Result, error};
-use crate::function::Args;
+use crate::function::{Args, writes};
 use crate::spi::{self, Statement};
 use crate::sql_function;
 use pgrx::{JsonB, pg_sys};
@@ -219,6 +219,7 @@ fn user_info(_: &Args) -> Result<JsonB> {
 sql_function!(anon_auth_user_info, user_info);
 
 fn delete_user(_: &Args) -> Result<()> {
+    writes(c"auth.delete_user()");
     let (user, _) = claims::require()?;
     lock(user)?;
     let found = find(user).ok_or_else(claims::not_signed_in)?;

@@ -1,0 +1,43 @@
+//! What a backend keeps of a table that rarely changes.
+
+use pgrx::pg_sys;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// A value read from a table, good until an invalidation says otherwise.
+pub struct Cache<T> {
+    value: RefCell<Option<Rc<T>>>,
+    is_stale: Cell<bool>,
+}
+
+impl<T> Cache<T> {
+    pub const fn new() -> Self {
+        Self { value: RefCell::new(None), is_stale: Cell::new(false) }
+    }
+
+    /// Has the value read again at its next use. Sets a flag only; safe anywhere.
+    pub fn mark_stale(&self) {
+        self.is_stale.set(true);
+    }
+
+    /// The value, if it is known and nobody has told of a change.
+    pub fn get(&self) -> Option<Rc<T>> {
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+        if self.is_stale.get() {
+            // Dropped before anything can fail: a reload that does must not leave the old value behind. And the
+            // flag is cleared before reading: a change that arrives meanwhile marks it stale again.
+            let dropped = self.value.take();
+            self.is_stale.set(false);
+            drop(dropped);
+        }
+        self.value.borrow().clone()
+    }
+
+    /// Keeps a value that was just read.
+    pub fn keep(&self, value: T) -> Rc<T> {
+        let value = Rc::new(value);
+        let replaced = self.value.replace(Some(value.clone()));
+        drop(replaced);
+        value
+    }
+}
