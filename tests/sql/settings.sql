@@ -103,7 +103,7 @@ rollback;
 -- N10, N11: only administrators change or read settings; a Postgres setting of that name is nothing.
 begin;
 set local session authorization app_login;
-select raised('select auth.set_setting(''disabled'', ''true'')'), raised('select auth.setting(''disabled'')'), raised('table auth.all_settings');
+select raised('select auth.set_setting(''disabled'', ''true'')'), raised('select auth.setting(''disabled'')'), left(raised('table auth.all_settings'), 5) as view;
 select left(raised('select set_config(''anon_auth.disabled'', ''true'', true)'), 5) as no_such_setting;
 reset session authorization;
 set local role service_role;
