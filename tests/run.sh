@@ -28,10 +28,10 @@ mkdir -p "$logs"
 
 say() { printf '\n[test %s] %s\n' "$version" "$*"; }
 
-# Starts the cluster of suite $1 and exports how to connect.
+# Starts the cluster of suite $1 and exports how to connect. What hangs fails, rather than the suite with it.
 start_cluster() {
     local line settings
-    settings=$(ANON_AUTH_PG_BIN=$bin tests/cluster.sh start "$work/$1")
+    settings=$(ANON_AUTH_PG_BIN=$bin tests/cluster.sh start "$work/$1" statement_timeout=5min)
     while IFS= read -r line; do export "${line?}"; done <<<"$settings"
 }
 
