@@ -365,3 +365,95 @@ fn N22_what_the_caller_deferred_runs_as_the_caller() {
     transaction.commit().unwrap();
     assert_eq!(value::<String>(&mut admin, "select string_agg(who, ',') from seen"), "authenticated");
 }
+
+#[test]
+fn N16_defaults_constraints_indexes_rules_and_policies_gain_no_rights() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    run(
+        &mut mallory,
+        "create function it_mallory.evil(place text) returns uuid language plpgsql as
+             'begin perform public.attack(place); return null; end';
+         create function it_mallory.evil_index(uuid) returns text language plpgsql immutable as
+             'begin perform public.attack(''index''); return $1; end';
+         create table it_mallory.copied (user_id uuid);
+         create table it_mallory.defaulting (
+             user_id uuid default it_mallory.evil('default') references auth.users (id) on delete set default,
+             check (it_mallory.evil('check') is null));
+         create table it_mallory.nulling (
+             user_id uuid references auth.users (id) on delete set null,
+             n text generated always as (it_mallory.evil_index(user_id)) stored);
+         create index on it_mallory.nulling (it_mallory.evil_index(user_id));
+         create table it_mallory.ruled (user_id uuid references auth.users (id) on delete cascade);
+         create rule also as on delete to it_mallory.ruled do also
+             insert into it_mallory.copied values (it_mallory.evil('rule'));
+         create table it_mallory.guarded (user_id uuid references auth.users (id) on delete cascade);
+         alter table it_mallory.guarded enable row level security;
+         alter table it_mallory.guarded force row level security;
+         create policy evil on it_mallory.guarded using (it_mallory.evil('policy') is null);",
+    );
+    let guest = sign_in(&mut admin);
+    for table in ["defaulting", "nulling", "ruled", "guarded"] {
+        admin.execute(&format!("insert into it_mallory.{table} (user_id) values ($1)"), &[&guest.user]).unwrap();
+    }
+    run(&mut admin, "truncate seen");
+    expire(&mut admin, guest.user);
+    let report: Value = value(&mut admin, "select auth.cleanup_expired_users()");
+    assert_eq!(report["deleted"], json!(1), "{report}");
+    assert_harmless(&mut admin);
+    let places = "select string_agg(distinct place, ' ' order by place) from seen where place not like '%,%'";
+    assert_eq!(value::<String>(&mut admin, places), "check default index rule");
+}
+
+#[test]
+fn N22_a_trigger_that_calls_the_extension() {
+    for call in [
+        "auth.delete_user()",
+        "auth.sign_out()",
+        "auth.sign_in_anonymously()",
+        "auth.refresh_session(old.refresh_token)",
+        "auth.get_user()",
+    ] {
+        let (db, mut admin) = setup();
+        let mut mallory = db.connect_as(MALLORY);
+        let sql = format!(
+            "create table it_mallory.bait (
+                 user_id uuid references auth.users (id) on delete cascade, access_token text, refresh_token text);
+             create function it_mallory.call() returns trigger language plpgsql as $$
+             begin
+                 perform set_config('anon_auth.access_token', old.access_token, true);
+                 perform {call};
+                 return old;
+             end $$;
+             create trigger call before delete on it_mallory.bait for each row execute function it_mallory.call();"
+        );
+        run(&mut mallory, &sql);
+        let bystander = sign_in(&mut admin);
+        let guests: Vec<_> = (0..2).map(|_| sign_in(&mut admin)).collect();
+        for guest in &guests {
+            admin
+                .execute(
+                    "insert into it_mallory.bait values ($1, $2, $3)",
+                    &[&guest.user, &guest.access_token, &guest.refresh_token],
+                )
+                .unwrap();
+        }
+        expire(&mut admin, guests[0].user);
+        run(&mut db.connect(), "call auth.cleanup()");
+        let mut app = db.connect_as(APP);
+        let mut transaction = app.transaction().unwrap();
+        authenticate(&mut transaction, &guests[1].access_token).unwrap();
+        if transaction.batch_execute("select auth.delete_user()").is_ok() {
+            transaction.commit().unwrap();
+        } else {
+            transaction.rollback().unwrap();
+        }
+        // Deleted or left, but nothing in between.
+        let orphans = "select count(*) from it_mallory.bait b where not exists (select from auth.users u where u.id = b.user_id)";
+        assert_eq!(value::<i64>(&mut admin, orphans), 0, "{call}");
+        let sessions = "select count(*) from auth.sessions s where not exists (select from auth.users u where u.id = s.user_id)";
+        assert_eq!(value::<i64>(&mut admin, sessions), 0, "{call}");
+        refresh(&mut admin, &bystander.refresh_token).unwrap();
+        assert!(!value::<bool>(&mut admin, "select auth.setting('disabled')::boolean"));
+    }
+}
