@@ -4,8 +4,10 @@ create function auth.cleanup_expired_users(batch_size integer default 250, dry_r
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     -- A batch holds locks on guests, so it waits only briefly for an application's locks on their rows.
     set lock_timeout = '50ms'
-    -- Compiling its small statements takes longer than running them.
+    -- Compiling its small statements takes longer than running them, and a plan that does not know the limits
+    -- would read all sessions.
     set jit = off
+    set plan_cache_mode = force_custom_plan
     as 'MODULE_PATHNAME', 'anon_auth_cleanup_expired_users';
 comment on function auth.cleanup_expired_users(integer, boolean, timestamptz) is
 'Deletes one batch of expired guests, expired and revoked sessions, expired one-time tokens and old audit entries, and returns what it did: deleted, spared and blocked (guests), by_table (why), sessions, one_time_tokens, more (whether another batch is waiting).
@@ -41,7 +43,10 @@ declare
     elsewhere text;
     id bigint;
 begin
-    if to_regprocedure('cron.schedule(text,text,text)') is null then
+    -- Of the extension pg_cron, not of anybody who could make a schema "cron".
+    if not exists (select from pg_depend d join pg_extension e on e.oid = d.refobjid and e.extname = 'pg_cron'
+                    where d.classid = 'pg_proc'::regclass and d.objid = to_regprocedure('cron.schedule(text,text,text)')
+                      and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e') then
         begin
             elsewhere := nullif(current_setting('cron.database_name', true), here);
         exception when insufficient_privilege then
@@ -88,7 +93,9 @@ as $$
 declare
     found_one boolean;
 begin
-    if to_regclass('cron.job') is null then
+    if not exists (select from pg_depend d join pg_extension e on e.oid = d.refobjid and e.extname = 'pg_cron'
+                    where d.classid = 'pg_class'::regclass and d.objid = to_regclass('cron.job')
+                      and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e') then
         return false;
     end if;
     -- cron.job shows a role only its own jobs.

@@ -1,4 +1,26 @@
--- Last: privileges, dump registration, ownership. Whatever is not granted here, nobody but the owner has.
+-- Last: ownership, privileges, dump registration. Whatever is not granted here, nobody but the owner has.
+
+-- Before the privileges: a dump leaves out those that stand when the extension is made, by grantor.
+do $$
+declare
+    object record;
+begin
+    for object in
+        select case c.relkind when 'v' then 'view' else 'table' end as kind, c.oid::regclass::text as name
+          from pg_catalog.pg_class c
+          join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
+          join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
+         where c.relkind in ('r', 'v')
+        union all
+        select 'routine', p.oid::regprocedure::text
+          from pg_catalog.pg_proc p
+          join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
+          join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
+    loop
+        execute pg_catalog.format('alter %s %s owner to anon_auth_owner', object.kind, object.name);
+    end loop;
+end
+$$;
 
 -- PUBLIC has EXECUTE on every new function; and default privileges of whoever installs may have granted anything
 -- to anyone.
@@ -56,26 +78,6 @@ select pg_catalog.pg_extension_config_dump('auth.settings', '');
 select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
 
+-- As the last thing: it holds what the extension itself made.
 insert into auth.installed_parts (relation, kind, name)
 select relation, kind, name from auth.table_parts();
-
-do $$
-declare
-    object record;
-begin
-    for object in
-        select case c.relkind when 'v' then 'view' else 'table' end as kind, c.oid::regclass::text as name
-          from pg_catalog.pg_class c
-          join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_class'::regclass and d.objid = c.oid and d.deptype = 'e'
-          join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
-         where c.relkind in ('r', 'v')
-        union all
-        select 'routine', p.oid::regprocedure::text
-          from pg_catalog.pg_proc p
-          join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_proc'::regclass and d.objid = p.oid and d.deptype = 'e'
-          join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
-    loop
-        execute pg_catalog.format('alter %s %s owner to anon_auth_owner', object.kind, object.name);
-    end loop;
-end
-$$;

@@ -119,6 +119,6 @@ create function auth.delete_user() returns void
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_delete_user';
 comment on function auth.delete_user() is
-'Deletes the signed-in guest for good. Each foreign key to auth.users (id) has its delete action applied as the owner of the referencing table; deferrable constraints are checked at once, not at commit.
+'Deletes the signed-in guest for good. Each foreign key to auth.users (id) has its delete action applied as the owner of the referencing table; deferrable constraints are checked at once, from here to the end of the transaction.
 Errors: no_authorization (PT401), not_anonymous (PT403: only guests delete themselves), user_still_referenced (PT409: names the table whose foreign key forbids it).
 Example: select auth.delete_user();';

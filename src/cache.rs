@@ -8,11 +8,13 @@ use std::rc::Rc;
 pub struct Cache<T> {
     value: RefCell<Option<Rc<T>>>,
     is_stale: Cell<bool>,
+    /// Read with the snapshot of a parallel query, which may be older than an invalidation already taken in.
+    is_provisional: Cell<bool>,
 }
 
 impl<T> Cache<T> {
     pub const fn new() -> Self {
-        Self { value: RefCell::new(None), is_stale: Cell::new(false) }
+        Self { value: RefCell::new(None), is_stale: Cell::new(false), is_provisional: Cell::new(false) }
     }
 
     /// Has the value read again at its next use. Sets a flag only; safe anywhere.
@@ -37,7 +39,13 @@ impl<T> Cache<T> {
     pub fn keep(&self, value: T) -> Rc<T> {
         let value = Rc::new(value);
         let replaced = self.value.replace(Some(value.clone()));
+        self.is_provisional.set(unsafe { pg_sys::IsInParallelMode() });
         drop(replaced);
         value
+    }
+
+    /// Whether the value is good for this transaction only.
+    pub fn is_provisional(&self) -> bool {
+        self.is_provisional.replace(false)
     }
 }

@@ -193,12 +193,32 @@ pub fn created_here(table: pg_sys::Oid) -> bool {
     }
 }
 
-/// The role that owns `table`.
-pub fn owner(table: pg_sys::Oid) -> pg_sys::Oid {
-    unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as _);
-        let owner = (*(*relation).rd_rel).relowner;
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as _);
-        owner
+/// Locks `table` to the end of the transaction as a statement that writes it would: against every change of its
+/// definition.
+pub fn lock(table: pg_sys::Oid) -> crate::error::Result<()> {
+    unsafe extern "C-unwind" {
+        // Not through pgrx's guard, which would lose what `catch` keeps.
+        fn LockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
     }
+    crate::spi::catch(|| unsafe { LockRelationOid(table, pg_sys::RowExclusiveLock as _) })
+}
+
+/// The role that owns `table`; `None` where there is no such table.
+pub fn owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    unsafe {
+        let relation = pg_sys::try_relation_open(table, pg_sys::AccessShareLock as _);
+        if relation.is_null() {
+            return None;
+        }
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
+        Some(owner)
+    }
+}
+
+/// Whether there is a constraint with this OID.
+pub fn constraint_exists(constraint: pg_sys::Oid) -> bool {
+    let nothing = pg_sys::Datum::from(0);
+    let cache = pg_sys::SysCacheIdentifier::CONSTROID as i32;
+    unsafe { pg_sys::SearchSysCacheExists(cache, constraint.into(), nothing, nothing, nothing) }
 }

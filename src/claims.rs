@@ -13,6 +13,7 @@ use anon_auth_core::jwt;
 use pgrx::{IntoDatum, JsonB, pg_sys};
 use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString, c_char};
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use uuid::Uuid;
@@ -59,6 +60,9 @@ pub struct Current {
     expires: i64,
     not_before: i64,
     built: Option<Rc<Built>>,
+    /// `request.jwt.claims` at the time, where the answer depends on it. It is not a setting of ours, so nobody
+    /// tells when it changes.
+    request: Option<CString>,
     /// Too many values replaced in this transaction: hand out copies, so that no more have to be kept.
     pub copy: bool,
 }
@@ -75,6 +79,7 @@ static CURRENT: BackendLocal<Current> = BackendLocal(std::cell::UnsafeCell::new(
     expires: 0,
     not_before: 0,
     built: None,
+    request: None,
     copy: false,
 }));
 
@@ -93,6 +98,7 @@ thread_local! {
 
 // Called on every row, so not through pgrx, whose guard costs more than they do. Neither raises an error.
 unsafe extern "C-unwind" {
+    fn GetConfigOption(name: *const c_char, missing_ok: bool, restrict: bool) -> *const c_char;
     fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
     fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
 }
@@ -110,12 +116,21 @@ pub unsafe fn current() -> Option<(&'static Built, bool)> {
         let is_good = current.is_known
             && current.command == GetCurrentCommandId(false)
             && now < current.expires
-            && now >= current.not_before;
+            && now >= current.not_before
+            && current.request.as_deref().is_none_or(|request| request == request_text());
         if !is_good {
             pg_sys::panic::pgrx_extern_c_guard(find_current);
         }
         let current = &*CURRENT.0.get();
         current.built.as_deref().map(|built| (built, current.copy))
+    }
+}
+
+/// `request.jwt.claims`, empty where it is not set.
+fn request_text<'a>() -> &'a CStr {
+    unsafe {
+        let text = GetConfigOption(c"request.jwt.claims".as_ptr(), true, false);
+        if text.is_null() { c"" } else { CStr::from_ptr(text) }
     }
 }
 
@@ -135,6 +150,8 @@ pub fn forget_verified() {
 /// A transaction ended: no query points at a replaced value any more. Unless it ended inside of a CALL, whose
 /// arguments were evaluated before and live on.
 pub fn at_transaction_end() {
+    settings::at_transaction_end();
+    keys::at_transaction_end();
     forget();
     if unsafe { !pg_sys::ActivePortal.is_null() } {
         return;
@@ -154,7 +171,8 @@ fn find_current() {
     let now = unsafe { GetCurrentStatementStartTimestamp() };
     let forgotten = unsafe { (*CURRENT.0.get()).forgotten };
 
-    let (verified, from_request) = find_verified();
+    let (verified, depends_on_request) = find_verified();
+    let request = depends_on_request.then(|| request_text().to_owned());
     let mut built = None;
     let mut valid = (i64::MIN, i64::MAX);
     if let Some(verified) = verified {
@@ -173,9 +191,9 @@ fn find_current() {
         let replaced = std::mem::replace(&mut current.built, built);
         current.command = command;
         (current.not_before, current.expires) = valid;
-        // Unless an invalidation arrived meanwhile; and request.jwt.claims is not a setting of ours, so nobody
-        // tells when it changes: that one is asked for at every call.
-        current.is_known = current.forgotten == forgotten && !from_request;
+        current.request = request;
+        // Unless an invalidation arrived meanwhile.
+        current.is_known = current.forgotten == forgotten;
         drop(replaced);
     }
 }
@@ -233,11 +251,7 @@ fn bad_jwt(why: impl AsRef<str>) -> Error {
 
 /// `request.jwt.claims`, PostgREST's convention: verified outside, so believed only on request.
 fn request_claims() -> Option<Rc<Verified>> {
-    let text = unsafe {
-        let text = pg_sys::GetConfigOption(c"request.jwt.claims".as_ptr(), true, false);
-        (!text.is_null()).then(|| std::ffi::CStr::from_ptr(text))
-    };
-    let text = text?.to_str().ok().filter(|text| !text.is_empty())?;
+    let text = request_text().to_str().ok().filter(|text| !text.is_empty())?;
     if let Some(verified) = REQUEST.with_borrow(|known| match known {
         Some((known, verified)) if known == text => Some(verified.clone()),
         _ => None,

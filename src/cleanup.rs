@@ -3,7 +3,7 @@
 use crate::clock;
 use crate::deletion;
 use crate::error::{Error, Result, error, invalid};
-use crate::foreign_keys::{self, ForeignKey};
+use crate::foreign_keys;
 use crate::function::{Args, writes};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement, Value};
@@ -60,8 +60,10 @@ impl Outcome {
         self.deleted + self.spared + self.blocked + self.sessions + self.one_time_tokens == 0
     }
 
-    fn count(&mut self, table: &str, reason: Reason, what: &'static str) {
-        *self.by_table.entry((table.into(), reason, what)).or_default() += 1;
+    fn count(&mut self, table: &str, reason: Reason, what: &'static str, guests: u64) {
+        if guests > 0 {
+            *self.by_table.entry((table.into(), reason, what)).or_default() += guests;
+        }
     }
 }
 
@@ -286,11 +288,16 @@ fn delete_or_leave(guests: Vec<Uuid>, settings: &Settings, outcome: &mut Outcome
             continue;
         }
         let what = if key.forbids() { "blocked" } else { "spared" };
-        for owner in owners_left(&key, &guests, &left)? {
-            left.insert(owner);
-            outcome.count(&key.table, Reason::Constraint(key.name.clone()), what);
-            *(if key.forbids() { &mut outcome.blocked } else { &mut outcome.spared }) += 1;
-        }
+        let candidates: Vec<Uuid> = guests.iter().filter(|guest| !left.contains(guest)).copied().collect();
+        let (owners, reason) = match spi::subtransaction(|| key.owners_among(&candidates))? {
+            Ok(owners) => (owners, Reason::Constraint(key.name.clone())),
+            // Nobody can tell whose rows are in it, and so Postgres would not delete anyone either.
+            Err(error) => (candidates, Reason::Error(dealt_with(error))),
+        };
+        let count = owners.len() as u64;
+        outcome.count(&key.table, reason, what, count);
+        *(if key.forbids() { &mut outcome.blocked } else { &mut outcome.spared }) += count;
+        left.extend(owners);
     }
     let free: Vec<Uuid> = guests.into_iter().filter(|guest| !left.contains(guest)).collect();
     delete_all_possible(&free, &mut left, outcome)?;
@@ -301,9 +308,10 @@ fn delete_or_leave(guests: Vec<Uuid>, settings: &Settings, outcome: &mut Outcome
     Ok(())
 }
 
-/// Guests who have rows that this key is about, and are not left for another reason already.
-fn owners_left(key: &ForeignKey, guests: &[Uuid], left: &HashSet<Uuid>) -> Result<Vec<Uuid>> {
-    Ok(key.owners_among(guests)?.into_iter().filter(|owner| !left.contains(owner)).collect())
+fn dealt_with(error: Error) -> String {
+    let message = error.message();
+    error.discard();
+    message
 }
 
 /// Deletes `guests`; where the whole lot fails, in halves, down to the one guest whose rows raise the error.
@@ -313,13 +321,16 @@ fn delete_all_possible(guests: &[Uuid], left: &mut HashSet<Uuid>, outcome: &mut 
     }
     match spi::subtransaction(|| deletion::delete(guests))? {
         Ok(()) => outcome.deleted += guests.len() as u64,
-        Err(error) if guests.len() == 1 => {
+        Err(error) if guests.len() == 1 || error.is_lock_timeout() => {
+            // Looking for the one guest that somebody else's lock is about would take many waits: all of them
+            // are left to the next run.
             let (table, constraint) = error.table_and_constraint();
-            let reason = constraint.map_or_else(|| Reason::Error(error.message()), Reason::Constraint);
-            outcome.count(table.as_deref().unwrap_or_default(), reason, "blocked");
-            outcome.blocked += 1;
-            left.insert(guests[0]);
+            let reason = constraint.filter(|_| !error.is_lock_timeout());
+            let reason = reason.map_or_else(|| Reason::Error(error.message()), Reason::Constraint);
             error.discard();
+            outcome.count(table.as_deref().unwrap_or_default(), reason, "blocked", guests.len() as u64);
+            outcome.blocked += guests.len() as u64;
+            left.extend(guests);
         }
         Err(error) => {
             error.discard();
@@ -351,9 +362,11 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
               limit $1 for update of s skip locked)",
         &[pg_sys::INT8OID],
     );
+    // Not at once: the session may be of a transaction that is not committed yet.
     static REVOCATIONS: Statement = Statement::new(
         c"delete from auth.session_revocations r
-          where not exists (select from auth.sessions s where s.id = r.session_id)",
+          where r.revoked_at < pg_catalog.clock_timestamp() - interval '1 day'
+            and not exists (select from auth.sessions s where s.id = r.session_id)",
         &[],
     );
     let expired = EXPIRED.run(&[

@@ -99,15 +99,24 @@ impl Error {
         }
     }
 
-    /// Whether it must end the statement, whatever else could be done: a cancel, a shutdown, a lost
-    /// serialization race, or a server out of resources.
-    pub fn is_fatal_to_statement(&self) -> bool {
+    /// Whether it must end the statement, whatever else could be done: the statement was cancelled or the server
+    /// shuts down. An error that application code raised with such a SQLSTATE does not count.
+    pub fn is_interrupt(&self) -> bool {
         match self {
             Error::Ours(_) => false,
-            Error::Postgres(data, _) => {
-                let state = sqlstate_text(unsafe { (**data).sqlerrcode });
-                matches!(&state[..2], b"57" | b"53" | b"58" | b"XX") || &state == b"40001"
-            }
+            Error::Postgres(data, _) => unsafe {
+                let is_cancel = sqlstate_text((**data).sqlerrcode).starts_with(b"57");
+                // Where Postgres raises them: ProcessInterrupts().
+                is_cancel && text((**data).filename).is_some_and(|file| file.ends_with("postgres.c"))
+            },
+        }
+    }
+
+    /// Whether a lock could not be had.
+    pub fn is_lock_timeout(&self) -> bool {
+        match self {
+            Error::Ours(_) => false,
+            Error::Postgres(data, _) => &sqlstate_text(unsafe { (**data).sqlerrcode }) == b"55P03",
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::as_owner;
 use crate::catalog;
 use crate::error::{Error, Result, error};
+use crate::next_query::{self, NextQuery};
 use crate::spi::{self, Row, Statement, Visibility};
 use pgrx::pg_sys;
 use uuid::Uuid;
@@ -25,6 +26,7 @@ pub struct ForeignKey {
     /// application's.
     pub is_uuid: bool,
     pub constraint: pg_sys::Oid,
+    relation: pg_sys::Oid,
     pub name: String,
     /// Qualified and quoted.
     pub table: String,
@@ -44,7 +46,7 @@ pub struct ForeignKey {
 pub fn all() -> Result<Vec<ForeignKey>> {
     // conenforced is there from Postgres 18 on.
     static SELECT: Statement = Statement::latest(
-        c"select c.oid, c.conname::text, pg_catalog.format('%I.%I', n.nspname, t.relname),
+        c"select c.oid, c.conrelid, c.conname::text, pg_catalog.format('%I.%I', n.nspname, t.relname),
                  case when t.relkind = 'p' then '' else 'only ' end, t.relowner,
                  pg_catalog.quote_ident(a.attname), c.confdeltype::text,
                  array(select pg_catalog.quote_ident(s.attname) from pg_catalog.pg_attribute s
@@ -74,33 +76,34 @@ pub fn all() -> Result<Vec<ForeignKey>> {
     let mut keys = Vec::new();
     SELECT.each(&[spi::value(users)], |row| {
         let text = |n| row.get::<String>(n).unwrap_or_default();
-        let table = text(3);
-        if row.get(9) != Some(true) {
+        let table = text(4);
+        if row.get(10) != Some(true) {
             return Err(error(
                 501,
                 "unsupported_foreign_key",
                 format!(
                     "foreign key \"{}\" of table {table} references other columns of auth.users than id",
-                    text(2)
+                    text(3)
                 ),
             ));
         }
         keys.push(ForeignKey {
-            is_ours: row.get(10).unwrap_or(false),
-            is_uuid: row.get(11).unwrap_or(false),
+            is_ours: row.get(11).unwrap_or(false),
+            is_uuid: row.get(12).unwrap_or(false),
             constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
-            name: text(2),
-            target: text(4) + &table,
+            relation: row.get(2).unwrap_or(pg_sys::InvalidOid),
+            name: text(3),
+            target: text(5) + &table,
             table,
-            owner: row.get(5).unwrap_or(pg_sys::InvalidOid),
-            column: text(6),
-            on_delete: match text(7).as_str() {
+            owner: row.get(6).unwrap_or(pg_sys::InvalidOid),
+            column: text(7),
+            on_delete: match text(8).as_str() {
                 "c" => OnDelete::Cascade,
                 "n" => OnDelete::SetNull,
                 "d" => OnDelete::SetDefault,
                 _ => OnDelete::Forbid,
             },
-            set_columns: row.get(8).unwrap_or_default(),
+            set_columns: row.get(9).unwrap_or_default(),
         });
         Ok(())
     })?;
@@ -174,14 +177,27 @@ impl ForeignKey {
         format!("{}::pg_catalog.uuid", self.column)
     }
 
+    /// Runs a statement on the table as its owner.
+    ///
+    /// # Errors
+    /// Where the table is not what it was when the key was found; and whatever the statement raises.
     fn run(&self, sql: &str, users: &[Uuid], read: impl FnMut(&Row) -> Result<()>) -> Result<()> {
-        as_owner::run(self.owner, || {
-            spi::run_once(sql, &[pg_sys::UUIDARRAYOID], &[spi::uuids(users)], Visibility::Latest, read)?;
-            Ok(())
-        })
-        .map_err(|error| match error {
+        let about = |error: Error| match error {
             Error::Postgres(..) => error.about(&self.table, &self.name),
             ours => ours,
+        };
+        catalog::lock(self.relation).map_err(about)?;
+        // Under the lock its owner cannot change any more, nor the key go.
+        if catalog::owner(self.relation) != Some(self.owner) || !catalog::constraint_exists(self.constraint) {
+            let message = format!("table {} or its foreign key \"{}\" was changed meanwhile", self.table, self.name);
+            return Err(error(409, "conflict", message).about(&self.table, &self.name));
+        }
+        as_owner::run(self.owner, || {
+            next_query::with(NextQuery::MustReadOrWrite(self.relation), || {
+                spi::run_once(sql, &[pg_sys::UUIDARRAYOID], &[spi::uuids(users)], Visibility::Latest, read)
+            })
         })
+        .map_err(about)?;
+        Ok(())
     }
 }

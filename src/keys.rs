@@ -102,6 +102,13 @@ pub fn mark_stale() {
     crate::claims::forget_verified();
 }
 
+/// What was read for this transaction only is read again in the next.
+pub fn at_transaction_end() {
+    if CACHE.with(Cache::is_provisional) {
+        mark_stale();
+    }
+}
+
 /// The keys in use now.
 pub fn all() -> Rc<Keys> {
     if let Some(keys) = CACHE.with(Cache::get) {

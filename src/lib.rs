@@ -22,6 +22,7 @@ mod guc;
 mod json;
 mod key_rotation;
 mod keys;
+mod next_query;
 mod own_transaction;
 mod postgrest;
 mod readers;
@@ -49,7 +50,7 @@ pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["cus
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
     as_owner::install_hook();
-    deletion::install_hook();
+    next_query::install_hook();
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction_event), std::ptr::null_mut());

@@ -69,7 +69,7 @@ const PAUSE: i32 = 20;
 pub fn run(request: Request, is_done: impl Fn() -> bool) -> Result<()> {
     let unavailable = || {
         error(503, "worker_unavailable", "no background worker could store what has to outlast this transaction")
-            .hint("Try again. If it happens often, raise max_worker_processes.")
+            .hint("Try again. If it happens often, raise max_worker_processes, or see the server's log.")
     };
     for _ in 0..PATIENCE / PAUSE {
         match start(&request) {
@@ -135,16 +135,14 @@ pub extern "C-unwind" fn anon_auth_worker_main(database: pg_sys::Datum) {
         );
         pg_sys::StartTransactionCommand();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        for (name, value) in
-            [(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"2s"), (c"statement_timeout", c"10s")]
-        {
+        for (name, value) in [(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"2s")] {
             guc::set(name, value, pg_sys::GucContext::PGC_SUSET, pg_sys::GucAction::GUC_ACTION_SET);
         }
 
         let request = CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr()).to_str().ok();
         if let (Some(request), Some(relations)) = (request.and_then(Request::decode), catalog::relations()) {
             // From here on with the rights of the tables' owner only.
-            let owner = catalog::owner(relations.users);
+            let owner = catalog::owner(relations.users).unwrap_or(pg_sys::InvalidOid);
             pg_sys::SetUserIdAndSecContext(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
             if let Err(error) = request.carry_out() {
                 pgrx::error!("{}", error.message());

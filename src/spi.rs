@@ -166,7 +166,7 @@ pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Result<std::result
         pg_sys::MemoryContextSwitchTo(context);
         pg_sys::CurrentResourceOwner = owner;
         match outcome {
-            Ok(Err(error)) if error.is_fatal_to_statement() => Err(error),
+            Ok(Err(error)) if error.is_interrupt() => Err(error),
             Ok(result) => Ok(result),
             // Raised by Postgres outside of SQL, or a bug of ours: not something to carry on after.
             Err(caught) => caught.rethrow(),
@@ -231,7 +231,7 @@ fn execute(
 /// Calls one C function of Postgres and keeps the error it raises, whole.
 ///
 /// `call` must do nothing but that call, since the error jumps out of it.
-fn catch<T: Copy>(call: impl FnOnce() -> T) -> Result<T> {
+pub fn catch<T: Copy>(call: impl FnOnce() -> T) -> Result<T> {
     unsafe {
         let context = pg_sys::CurrentMemoryContext;
         let exception_stack = pg_sys::PG_exception_stack;

@@ -183,10 +183,17 @@ pub fn identities(user: Uuid) -> Result<Value> {
     Ok(identities.into())
 }
 
-/// Locks the row of a user against every change, and returns whether it is there.
-pub fn lock(id: Uuid) -> Result<bool> {
+/// Locks the row of a user who is to be deleted: waits also for rows that reference it and are not committed yet.
+pub fn lock_for_deletion(id: Uuid) -> Result<()> {
     static LOCK: Statement = Statement::new(c"select from auth.users where id = $1 for update", &[pg_sys::UUIDOID]);
-    Ok(LOCK.run(&[spi::uuid(id)])? == 1)
+    LOCK.run(&[spi::uuid(id)]).map(|_| ())
+}
+
+/// Locks the row of a user against other changes to the user and its sessions.
+pub fn lock(id: Uuid) -> Result<()> {
+    static LOCK: Statement =
+        Statement::new(c"select from auth.users where id = $1 for no key update", &[pg_sys::UUIDOID]);
+    LOCK.run(&[spi::uuid(id)]).map(|_| ())
 }
 
 fn get_user(_: &Args) -> Result<JsonB> {
@@ -221,7 +228,7 @@ sql_function!(anon_auth_user_info, user_info);
 fn delete_user(_: &Args) -> Result<()> {
     writes(c"auth.delete_user()");
     let (user, _) = claims::require()?;
-    lock(user)?;
+    lock_for_deletion(user)?;
     let found = find(user).ok_or_else(claims::not_signed_in)?;
     if !found.is_anonymous {
         return Err(error(403, "not_anonymous", "only a guest can delete itself")
