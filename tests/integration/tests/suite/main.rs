@@ -11,6 +11,7 @@ mod keys;
 mod pooler;
 mod refresh;
 mod schedule;
+mod search_path;
 mod secrets;
 mod standby;
 mod triggers;

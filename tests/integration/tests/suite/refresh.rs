@@ -129,9 +129,9 @@ fn N19_tokens_of_a_rolled_back_transaction_never_become_valid() {
     }
 
     // Real rotations reach the numbers of the tokens, but not their random part.
-    for n in 0..5 {
+    for session in &minted[..5] {
         real = refresh(&mut client, &real.refresh_token).expect("the real token is not touched by the attempts");
-        expect_error(refresh(&mut client, &minted[n].refresh_token), "PT401", "refresh_token_not_found");
+        expect_error(refresh(&mut client, &session.refresh_token), "PT401", "refresh_token_not_found");
     }
     verify(&mut client, &real.access_token).unwrap();
     for session in &minted {

@@ -451,7 +451,8 @@ fn N22_a_trigger_that_calls_the_extension() {
         // Deleted or left, but nothing in between.
         let orphans = "select count(*) from it_mallory.bait b where not exists (select from auth.users u where u.id = b.user_id)";
         assert_eq!(value::<i64>(&mut admin, orphans), 0, "{call}");
-        let sessions = "select count(*) from auth.sessions s where not exists (select from auth.users u where u.id = s.user_id)";
+        let sessions =
+            "select count(*) from auth.sessions s where not exists (select from auth.users u where u.id = s.user_id)";
         assert_eq!(value::<i64>(&mut admin, sessions), 0, "{call}");
         refresh(&mut admin, &bystander.refresh_token).unwrap();
         assert!(!value::<bool>(&mut admin, "select auth.setting('disabled')::boolean"));

@@ -1,0 +1,158 @@
+//! Postgres clusters: the shared one, and those that a test has to itself.
+
+use crate::{describe, environment};
+use postgres::{Client, Config, Error, NoTls};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A running Postgres cluster.
+#[derive(Clone)]
+pub struct Server {
+    /// The folder of its socket.
+    pub host: String,
+    port: u16,
+    user: String,
+    /// Removes the cluster when the last copy goes; `None` for the shared one.
+    own: Option<Arc<Own>>,
+}
+
+struct Own {
+    dir: PathBuf,
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = cluster("remove", &self.dir, &[]);
+    }
+}
+
+fn cluster(command: &str, dir: &Path, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(repository().join("tests/cluster.sh"))
+        .arg(command)
+        .arg(dir)
+        .args(arguments)
+        .output()
+        .map_err(|error| error.to_string())?;
+    if !output.status.success() {
+        return Err(format!("cluster.sh {command}: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+impl Server {
+    /// The cluster that all tests share.
+    pub fn shared() -> Self {
+        Self {
+            host: environment("PGHOST"),
+            port: environment("PGPORT").parse().expect("PGPORT is a number"),
+            user: environment("PGUSER"),
+            own: None,
+        }
+    }
+
+    /// A new cluster with these Postgres settings, each `name=value`.
+    pub fn start(settings: &[&str]) -> Self {
+        let dir = new_folder();
+        let printed = cluster("start", &dir, settings).unwrap();
+        Self::own(dir, &printed)
+    }
+
+    fn own(dir: PathBuf, printed: &str) -> Self {
+        let value = |name: &str| {
+            let line = printed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            line.unwrap_or_else(|| panic!("cluster.sh printed no {name}")).to_owned()
+        };
+        Self {
+            host: value("PGHOST"),
+            port: value("PGPORT").parse().expect("PGPORT is a number"),
+            user: value("PGUSER"),
+            own: Some(Arc::new(Own { dir })),
+        }
+    }
+
+    /// A new streaming standby of this cluster.
+    pub fn standby(&self) -> Self {
+        let dir = new_folder();
+        let printed = cluster("standby", self.dir(), &[&dir.to_string_lossy()]).unwrap();
+        Self::own(dir, &printed)
+    }
+
+    /// Kills the postmaster with SIGKILL.
+    pub fn kill(&self) {
+        cluster("kill", self.dir(), &[]).unwrap();
+    }
+
+    /// Starts the cluster again.
+    pub fn recover(&self) {
+        cluster("start", self.dir(), &[]).unwrap();
+    }
+
+    /// The folder of a cluster that is not the shared one.
+    pub fn dir(&self) -> &Path {
+        &self.own.as_ref().expect("the shared cluster is not to be stopped").dir
+    }
+
+    /// Connects to `database` as `user`.
+    pub fn connect(&self, database: &str, user: &str) -> Client {
+        self.try_connect(database, user).unwrap_or_else(|error| panic!("{database}, {user}: {}", describe(&error)))
+    }
+
+    /// # Errors
+    /// What the server says when it refuses.
+    pub fn try_connect(&self, database: &str, user: &str) -> Result<Client, Error> {
+        self.config(database, user).connect(NoTls)
+    }
+
+    /// How `database` is reached as `user`.
+    pub fn config(&self, database: &str, user: &str) -> Config {
+        let mut config = Config::new();
+        config.host_path(&self.host).port(self.port).user(user).dbname(database).application_name("anon_auth_tests");
+        config
+    }
+
+    /// Whether it is the cluster that all tests share.
+    pub fn is_shared(&self) -> bool {
+        self.own.is_none()
+    }
+
+    /// The superuser's name.
+    pub fn superuser(&self) -> &str {
+        &self.user
+    }
+
+    /// Runs one of Postgres's programs against this cluster and returns what it prints.
+    pub fn program(&self, name: &str, arguments: &[&str]) -> String {
+        let output = self.command(name, arguments).output().expect("the program starts");
+        assert!(output.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// One of Postgres's programs, set to connect to this cluster.
+    pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(Path::new(&environment("ANON_AUTH_PG_BIN")).join(name));
+        command
+            .env("PGHOST", &self.host)
+            .env("PGPORT", self.port.to_string())
+            .env("PGUSER", &self.user)
+            .env_remove("PGDATABASE")
+            .args(arguments);
+        command
+    }
+}
+
+/// A path in the temporary folder that nothing has yet; short, since a socket's path is limited.
+pub fn new_folder() -> PathBuf {
+    std::env::temp_dir().join(format!("anon_auth_it.{}.{}", std::process::id(), serial()))
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A number that no other test of this run has.
+pub(crate) fn serial() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
