@@ -36,14 +36,15 @@ start_cluster() {
 }
 
 remove_cluster() {
-    cp "$work/$1/log" "$logs/$1.log"
+    cp "$work/$1/log" "$logs/$1.log" || true
     tests/cluster.sh remove "$work/$1"
 }
 
+# Tests that were interrupted leave clusters, too.
 cleanup() {
-    local suite
-    for suite in sql docs integration; do
-        [ ! -e "$work/$suite/log" ] || remove_cluster "$suite"
+    local data
+    for data in "$work"/*/data; do
+        [ ! -d "$data" ] || remove_cluster "$(basename "$(dirname "$data")")"
     done
     rm -rf "$work"
 }
@@ -108,7 +109,7 @@ integration() {
         "$bin/psql" -X -q -c "create extension $extension"
     done
     # They wait more than they work: for each other's locks, and for pg_cron's next minute.
-    RUST_TEST_THREADS=4 cargo_test -p anon_auth_tests
+    TMPDIR=$work RUST_TEST_THREADS=4 cargo_test -p anon_auth_tests
     remove_cluster integration
 }
 
