@@ -45,6 +45,28 @@ commit;
 select auth.uid() is null as nobody, current_user;
 delete from auth.users;
 
+-- What a procedure was given stays what it was, though other users come and go, and transactions end, inside it.
+create procedure many_users(first uuid, expected text, others jsonb[], inout unchanged boolean) language plpgsql as $$
+declare
+    answer jsonb;
+begin
+    foreach answer in array others loop
+        perform set_config('anon_auth.access_token', answer->>'access_token', true);
+        perform auth.uid(), auth.jwt();
+        commit;
+        unchanged := unchanged and first::text = expected;
+    end loop;
+end
+$$;
+create function guests(n int) returns jsonb[] language sql as $$ select array_agg(auth.sign_in_anonymously()) from generate_series(1, n) $$;
+select * from session(auth.sign_in_anonymously()) \gset ada_
+select set_config('anon_auth.access_token', :'ada_token', false) is not null as set;
+call many_users(auth.uid(), :'ada_id', guests(60), true);
+select set_config('anon_auth.access_token', '', false);
+drop procedure many_users;
+drop function guests;
+delete from auth.users;
+
 -- S3: both policies, unchanged. The restrictive one alone denies all; with a permissive one beside it, a guest
 -- may not write, and a permanent user may. Everybody reads.
 begin;

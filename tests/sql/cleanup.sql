@@ -73,6 +73,10 @@ update auth.sessions set refreshed_at = clock_timestamp() where user_id = :'revo
 select auth.cleanup_expired_users()->'deleted' as live;
 insert into auth.session_revocations (session_id, reason) select id, 'test' from auth.sessions;
 select auth.cleanup_expired_users() - 'by_table' as revoked;
+-- What is known of its revocation stays a day, for a session that is not committed yet.
+select count(*) as revocations from auth.session_revocations;
+update auth.session_revocations set revoked_at = clock_timestamp() - interval '25 hours';
+select auth.cleanup_expired_users()->'deleted' as deleted;
 select count(*) as revocations from auth.session_revocations;
 rollback;
 
@@ -254,13 +258,15 @@ drop function scans;
 begin;
 select guest('new', '0'), guest('idle session', '61 days') as idle, guest('revoked session', '1 day') as revoked \gset
 insert into auth.session_revocations (session_id, reason) select id, 'test' from auth.sessions where user_id = :'revoked';
-insert into auth.session_revocations (session_id, reason) values (gen_random_uuid(), 'of a session that is gone');
+insert into auth.session_revocations (session_id, reason, revoked_at) values (gen_random_uuid(), 'of a session that is gone', clock_timestamp() - interval '25 hours');
 select auth.cleanup_expired_users() - 'by_table' as did;
 select * from left_over;
 select count(*) as sessions, (select count(*) from auth.session_revocations) as revocations from auth.sessions;
 rollback;
 begin;
-select guest('young session', '1 day'), guest('old session', '31 days', '1 day') \gset
+select guest('young session', '1 day'), guest('old session', '31 days', '1 day') as old \gset
+-- Ids tell the time too.
+update auth.sessions set id = '00000000-0000-7000-8000-000000000001' where user_id = :'old';
 select auth.set_setting('session_lifetime', '30 days');
 select auth.cleanup_expired_users()->'sessions' as sessions_beyond_their_lifetime;
 select * from left_over;
@@ -376,6 +382,16 @@ rollback;
 -- C8: without pg_cron in this database, scheduling says what to do, and unscheduling finds nothing.
 begin;
 select raised('select auth.schedule_cleanup()');
+select auth.unschedule_cleanup();
+rollback;
+-- N13: nor is anything of its name that is not pg_cron's called.
+begin;
+create schema cron authorization plain_login;
+grant usage on schema cron to public;
+create function cron.schedule(text, text, text) returns bigint language plpgsql as $$ begin raise exception 'not pg_cron, run as %', current_user; end $$;
+create function cron.unschedule(bigint) returns boolean language plpgsql as $$ begin raise exception 'not pg_cron, run as %', current_user; end $$;
+create view cron.job as select 1::bigint as jobid, 'anon_auth_cleanup'::text as jobname, current_user::text as username, current_database()::text as database;
+select left(raised('select auth.schedule_cleanup()'), 22) as schedule;
 select auth.unschedule_cleanup();
 rollback;
 

@@ -162,6 +162,24 @@ grant anon_auth_owner to auditor;
 create extension anon_auth;
 rollback;
 
+-- N10: default privileges of whoever installs it open nothing.
+begin;
+create role reporting;
+alter default privileges grant all on tables to reporting;
+alter default privileges grant all on functions to reporting;
+alter default privileges grant all on types to reporting;
+alter default privileges grant all on sequences to reporting;
+create extension anon_auth;
+select count(*) as granted
+  from (select nspacl from pg_namespace where nspname = 'auth' union all
+        select relacl from pg_class where relnamespace = 'auth'::regnamespace union all
+        select typacl from pg_type where typnamespace = 'auth'::regnamespace union all
+        select proacl from pg_proc where pronamespace = 'auth'::regnamespace) acl(acl), aclexplode(acl)
+ where grantee not in (0, 'anon_auth_owner'::regrole);
+set local role reporting;
+select has_table_privilege('auth.signing_keys', 'select') as reads_keys, has_function_privilege('auth.set_setting(text, text)', 'execute') as changes_settings;
+rollback;
+
 -- It goes nowhere else.
 begin;
 create extension anon_auth schema public;
