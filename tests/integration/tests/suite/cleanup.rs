@@ -11,7 +11,7 @@ use uuid::Uuid;
 const EXPIRED: usize = 2_000;
 const STAYING: usize = 8_000;
 /// Of the expired ones, those that somebody refreshes meanwhile.
-const REFRESHED: usize = 300;
+const REFRESHED: usize = 600;
 
 fn batch(client: &mut Client, size: i32) -> Value {
     client.query_one("select auth.cleanup_expired_users($1)", &[&size]).unwrap().get(0)
@@ -60,7 +60,8 @@ fn W8_no_live_guest_is_lost_and_no_sign_in_waits() {
     let mut admin = db.connect_with(&[("session_idle_timeout", "365 days"), ("cleanup_unreachable_only", "false")]);
     let refreshable: Vec<_> = (0..REFRESHED * scale()).map(|_| sign_in(&mut admin)).collect();
     age(&mut admin, &refreshable.iter().map(|session| session.user).collect::<Vec<_>>());
-    insert_guests(&mut admin, EXPIRED * scale() - refreshable.len(), 100);
+    // These come first, so that there is time to refresh some of the others.
+    insert_guests(&mut admin, EXPIRED * scale() - refreshable.len(), 110);
     insert_guests(&mut admin, STAYING * scale(), 10);
     run(
         &mut admin,

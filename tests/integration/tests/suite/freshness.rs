@@ -317,3 +317,37 @@ fn W3_a_token_expires_while_the_backend_lives() {
     assert!(text.contains("refresh_session"), "{text}");
     refresh(&mut app, &guest.refresh_token).expect("the session lives on");
 }
+
+#[test]
+fn W3_the_token_changes_inside_a_query() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    let (one, two) = (sign_in(&mut admin), sign_in(&mut admin));
+    let mut app = db.connect_as(APP);
+    let mut transaction = app.transaction().unwrap();
+    let sql = "select count(*) filter (where uid = case n % 3 when 0 then $3::uuid when 1 then $4::uuid end and jwt->>'sub' = uid::text
+                                             and session is not null and guest),
+                      count(*) filter (where uid is null and jwt is null and session is null and guest is null)
+               from (select n, set_config('anon_auth.access_token', case n % 3 when 0 then $1 when 1 then $2 else 'none' end, true),
+                            auth.uid() as uid, auth.jwt() as jwt, auth.session_id() as session, auth.is_anonymous() as guest
+                     from generate_series(1, 9000) n offset 0) rows";
+    let row = transaction.query_one(sql, &[&one.access_token, &two.access_token, &one.user, &two.user]).unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (6000, 3000));
+
+    // A cursor that is open across changes.
+    set_token(&mut transaction, &one.access_token);
+    run(
+        &mut transaction,
+        "declare rows cursor for select auth.uid(), auth.jwt()->>'sub' from generate_series(1, 10)",
+    );
+    for session in [&one, &two, &one] {
+        set_token(&mut transaction, &session.access_token);
+        let rows = transaction.query("fetch 2 from rows", &[]).unwrap();
+        assert_eq!(rows[1].get::<_, String>(1), session.user.to_string());
+    }
+    transaction.commit().unwrap();
+    set_token(&mut app, &one.access_token);
+    assert_eq!(uid(&mut app), Some(one.user));
+    app.batch_execute("discard all").unwrap();
+    assert_eq!(uid(&mut app), None, "a pooler's reset takes the identity away");
+}

@@ -9,6 +9,7 @@ mod dump;
 mod freshness;
 mod keys;
 mod pooler;
+mod races;
 mod refresh;
 mod schedule;
 mod search_path;
