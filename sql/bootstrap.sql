@@ -59,9 +59,12 @@ begin
         raise exception 'owner_role_too_powerful: role "anon_auth_owner" exists and has attributes that the owner of anon_auth must not have'
             using errcode = 'object_not_in_prerequisite_state',
                   hint = 'ALTER ROLE anon_auth_owner NOSUPERUSER NOLOGIN NOBYPASSRLS NOCREATEROLE NOCREATEDB NOREPLICATION;';
-    elsif exists (select from pg_catalog.pg_auth_members where roleid = ours::regrole) then
-        raise warning 'role "anon_auth_owner" has members, who can read its keys and change its users: %',
-            (select pg_catalog.string_agg(member::regrole::text, ', ') from pg_catalog.pg_auth_members where roleid = ours::regrole);
+    elsif exists (select from pg_catalog.pg_auth_members where ours::regrole in (roleid, member)) then
+        raise exception 'owner_role_too_powerful: role "anon_auth_owner" exists and has members or is a member: %',
+            (select pg_catalog.string_agg(case roleid when ours::regrole then member else roleid end::regrole::text, ', ')
+               from pg_catalog.pg_auth_members where ours::regrole in (roleid, member))
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Its members could read every signing key, and it must have no rights beyond its own schema. REVOKE the memberships.';
     end if;
 end
 $$;

@@ -1,6 +1,6 @@
 -- Guests who expired go, in batches, without blocking anyone.
 
-create function auth.cleanup_expired_users(batch_size integer default 250, dry_run boolean default false, recheck_before timestamptz default null) returns jsonb
+create function auth.cleanup_expired_users(batch_size integer default 250, dry_run boolean default false, recheck_after uuid default null) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     -- A batch holds locks on guests, so it waits only briefly for an application's locks on their rows.
     set lock_timeout = '50ms'
@@ -9,10 +9,10 @@ create function auth.cleanup_expired_users(batch_size integer default 250, dry_r
     set jit = off
     set plan_cache_mode = force_custom_plan
     as 'MODULE_PATHNAME', 'anon_auth_cleanup_expired_users';
-comment on function auth.cleanup_expired_users(integer, boolean, timestamptz) is
-'Deletes one batch of expired guests, expired and revoked sessions, expired one-time tokens and old audit entries, and returns what it did: deleted, spared and blocked (guests), by_table (why), sessions, one_time_tokens, more (whether another batch is waiting).
+comment on function auth.cleanup_expired_users(integer, boolean, uuid) is
+'Deletes one batch of expired guests, expired and revoked sessions, expired one-time tokens and old audit entries, and returns what it did: deleted, spared and blocked (guests), by_table (why), sessions, one_time_tokens, more (whether another batch is waiting), recheck_after (for the next batch).
 A guest is expired when all of these hold: created cleanup_age ago, not active for cleanup_inactivity, and (with cleanup_unreachable_only) no live session, device key or code left. Its rows in application tables go or stay as their foreign keys say; a key that forbids the deletion blocks the guest, and with cleanup_spare_owners any row spares it.
-Arguments: batch_size, guests at the most, NULL for all; dry_run, true to do it all and roll it back, for the numbers; recheck_before, guests that had to be left before this time are tried again, NULL for now.
+Arguments: batch_size, guests at the most, NULL for all; dry_run, true to do it all and roll it back, for the numbers; recheck_after, where to go on with guests that had to be left before: recheck_after of the batch before, NULL for the first.
 Errors: validation_failed (PT400).
 Example: select auth.cleanup_expired_users(null, dry_run => true);';
 
@@ -21,11 +21,11 @@ create procedure auth.cleanup()
     language plpgsql
 as $$
 declare
-    started constant pg_catalog.timestamptz := pg_catalog.clock_timestamp();
     result pg_catalog.jsonb;
 begin
     loop
-        result := auth.cleanup_expired_users(recheck_before => started);
+        result := auth.cleanup_expired_users(
+            recheck_after => pg_catalog.jsonb_extract_path_text(result, 'recheck_after')::pg_catalog.uuid);
         commit;
         exit when not pg_catalog.jsonb_extract_path_text(result, 'more')::pg_catalog.bool;
     end loop;
@@ -43,10 +43,8 @@ declare
     elsewhere text;
     id bigint;
 begin
-    -- Of the extension pg_cron, not of anybody who could make a schema "cron".
-    if not exists (select from pg_depend d join pg_extension e on e.oid = d.refobjid and e.extname = 'pg_cron'
-                    where d.classid = 'pg_proc'::regclass and d.objid = to_regprocedure('cron.schedule(text,text,text)')
-                      and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e') then
+    -- The extension makes its schema itself, so where it is there, nobody else's functions are in "cron".
+    if not exists (select from pg_extension where extname = 'pg_cron') then
         begin
             elsewhere := nullif(current_setting('cron.database_name', true), here);
         exception when insufficient_privilege then
@@ -93,9 +91,7 @@ as $$
 declare
     found_one boolean;
 begin
-    if not exists (select from pg_depend d join pg_extension e on e.oid = d.refobjid and e.extname = 'pg_cron'
-                    where d.classid = 'pg_class'::regclass and d.objid = to_regclass('cron.job')
-                      and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e') then
+    if not exists (select from pg_extension where extname = 'pg_cron') then
         return false;
     end if;
     -- cron.job shows a role only its own jobs.

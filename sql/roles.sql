@@ -9,7 +9,7 @@ declare
         'auth.import_provider(jsonb)', 'auth.export_provider()',
         'auth.create_signing_key(text)', 'auth.rotate_signing_key(text)', 'auth.import_signing_key(jsonb)',
         'auth.revoke_signing_key(text)', 'auth.seal_signing_keys()',
-        'auth.cleanup_expired_users(integer, boolean, timestamptz)',
+        'auth.cleanup_expired_users(integer, boolean, uuid)',
         'auth.schedule_cleanup(text)', 'auth.unschedule_cleanup()'];
     views constant text[] := array['auth.all_settings', 'auth.customizations'];
     item text;

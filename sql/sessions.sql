@@ -4,7 +4,7 @@
 
 create table auth.sessions (
     id uuid primary key,
-    user_id uuid not null references auth.users (id) on delete cascade,
+    user_id uuid not null,
     created_at timestamptz not null default now(),
     refreshed_at timestamptz not null default now(),
     active_on date generated always as ((refreshed_at at time zone 'UTC')::date) stored,
@@ -35,6 +35,37 @@ create table auth.session_revocations (
     reason text not null
 );
 comment on table auth.session_revocations is 'Sessions ended because an old refresh token came back; kept until clean-up has removed the session';
+
+-- Once per statement, not per row: a clean-up statement may delete a great many users.
+create function auth.delete_dependents() returns trigger
+    language plpgsql security definer set search_path = pg_catalog, auth, pg_temp
+as $$
+begin
+    delete from auth.sessions t using deleted d where t.user_id = d.id;
+    delete from auth.identities t using deleted d where t.user_id = d.id;
+    delete from auth.one_time_tokens t using deleted d where t.user_id = d.id;
+    delete from auth.device_keys t using deleted d where t.user_id = d.id;
+    return null;
+end
+$$;
+comment on function auth.delete_dependents() is 'Trigger: deletes sessions, identities, codes and device keys of deleted users';
+
+create trigger delete_dependents after delete on auth.users
+    referencing old table as deleted
+    for each statement execute function auth.delete_dependents();
+
+create function auth.refuse_truncate() returns trigger
+    language plpgsql set search_path = pg_catalog, auth, pg_temp
+as $$
+begin
+    raise exception 'auth.users cannot be truncated: sessions and identities of its users would be left behind'
+        using errcode = 'feature_not_supported', hint = 'DELETE FROM auth.users;';
+end
+$$;
+comment on function auth.refuse_truncate() is 'Trigger: refuses TRUNCATE';
+
+create trigger refuse_truncate before truncate on auth.users
+    for each statement execute function auth.refuse_truncate();
 
 create function auth.sign_in_anonymously(data jsonb default '{}', refresh_token text default null) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp

@@ -31,7 +31,7 @@ create index users_is_anonymous_created_at_idx on auth.users (is_anonymous, crea
 -- What clean-up walks. Guests that it had to leave are kept out, so they never stand in the way of others.
 create index users_idle_guests_idx on auth.users ((coalesce(last_active_on, (created_at at time zone 'UTC')::date)))
     where is_anonymous and cleanup_blocked_at is null;
-create index users_cleanup_blocked_idx on auth.users (cleanup_blocked_at)
+create index users_left_guests_idx on auth.users (id)
     where is_anonymous and cleanup_blocked_at is not null;
 
 comment on table auth.users is 'One row per user. A guest (anonymous user) has is_anonymous = true and keeps its id when it becomes permanent.';
@@ -53,9 +53,13 @@ comment on column auth.users.updated_at is 'When the user''s own data last chang
 comment on column auth.users.last_active_on is 'Last day (UTC) on which a session of the user was refreshed, moved at most once a day; NULL means the day of created_at';
 comment on column auth.users.cleanup_blocked_at is 'When clean-up last had to leave this expired guest, because rows of application tables keep it; NULL otherwise';
 
+-- The tables below belong to users without a foreign key: a parallel pg_restore loads the tables of an extension
+-- in any order, and a foreign key that is there from the start would refuse rows whose user comes later. Rows are
+-- written only by functions that hold a lock on the user, and go with it by the trigger at the end.
+
 create table auth.identities (
     id uuid primary key default gen_random_uuid(),
-    user_id uuid not null references auth.users (id) on delete cascade,
+    user_id uuid not null,
     provider text not null,
     provider_id text not null,
     identity_data jsonb not null default '{}',
@@ -73,7 +77,7 @@ comment on column auth.identities.identity_data is 'What the provider said about
 
 create table auth.one_time_tokens (
     id uuid primary key,
-    user_id uuid not null references auth.users (id) on delete cascade,
+    user_id uuid not null,
     token_type text not null,
     token_hash bytea not null,
     relates_to text not null,
@@ -89,7 +93,7 @@ comment on column auth.one_time_tokens.relates_to is 'What the code proves: the 
 
 create table auth.device_keys (
     kid text primary key,
-    user_id uuid not null references auth.users (id) on delete cascade,
+    user_id uuid not null,
     public_key jsonb not null,
     created_at timestamptz not null default now(),
     last_used_at timestamptz

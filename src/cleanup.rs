@@ -24,6 +24,10 @@ struct Outcome {
     sessions: u64,
     one_time_tokens: u64,
     audit_log_entries: u64,
+    /// Guests that it had to leave for the first time.
+    newly_left: u64,
+    /// Where to go on with the guests that had to be left before.
+    recheck_after: Option<Uuid>,
     more: bool,
 }
 
@@ -52,12 +56,14 @@ impl Outcome {
             "sessions": self.sessions,
             "one_time_tokens": self.one_time_tokens,
             "audit_log_entries": self.audit_log_entries,
+            "recheck_after": self.recheck_after.map(|id| id.to_string()),
             "more": self.more,
         })
     }
 
-    fn did_nothing(&self) -> bool {
-        self.deleted + self.spared + self.blocked + self.sessions + self.one_time_tokens == 0
+    /// Whether it is worth an entry in the audit log: not if it found, again, what it found before.
+    fn is_news(&self) -> bool {
+        self.deleted + self.newly_left + self.sessions + self.one_time_tokens > 0
     }
 
     fn count(&mut self, table: &str, reason: Reason, what: &'static str, guests: u64) {
@@ -112,13 +118,13 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
         Some(size) => return Err(invalid(format!("the batch size {size} is not a positive number"))),
     };
     let dry_run = args.get::<bool>(1).unwrap_or(false);
-    let recheck_before = args.get::<pgrx::datum::TimestampWithTimeZone>(2).map_or_else(clock::now, i64::from);
+    let recheck_after = args.get::<pgrx::Uuid>(2).map_or(Uuid::nil(), |id| Uuid::from_bytes(*id.as_bytes()));
     writes(c"auth.cleanup_expired_users()");
 
     let settings = settings::current()?;
     if !dry_run {
-        let outcome = clean_up(batch, recheck_before, &settings)?;
-        if !outcome.did_nothing() {
+        let outcome = clean_up(batch, recheck_after, &settings)?;
+        if outcome.is_news() {
             crate::audit::record("cleanup", None, outcome.to_json())?;
         }
         return Ok(JsonB(outcome.to_json()));
@@ -126,7 +132,7 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
     // The real thing, rolled back: no estimate could know what triggers and constraints will do.
     let mut outcome = None;
     let rolled_back: std::result::Result<(), Error> = spi::subtransaction(|| {
-        outcome = Some(clean_up(batch, recheck_before, &settings)?);
+        outcome = Some(clean_up(batch, recheck_after, &settings)?);
         Err(error(500, "dry_run", "rolled back"))
     })?;
     match (outcome, rolled_back) {
@@ -140,16 +146,25 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
 }
 sql_function!(anon_auth_cleanup_expired_users, cleanup_expired_users);
 
-fn clean_up(batch: i64, recheck_before: i64, settings: &Settings) -> Result<Outcome> {
+fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outcome> {
     let limits = Limits::new(settings);
     let mut outcome = Outcome::default();
     let mut guests = new_candidates(&limits, batch)?;
     let rest = batch - guests.len() as i64;
     outcome.more = rest == 0;
     if rest > 0 {
-        let rechecked = left_candidates(&limits, recheck_before, rest)?;
-        outcome.more |= rechecked.len() as i64 == rest;
-        guests.extend(rechecked);
+        let left_before = left_before(&limits, recheck_after, rest)?;
+        if left_before.len() as i64 == rest {
+            outcome.more = true;
+            outcome.recheck_after = left_before.last().copied();
+        }
+        // Most are still kept, and cost no lock and no write.
+        let mut kept = HashSet::new();
+        find_kept(&left_before, settings, &mut kept, &mut outcome)?;
+        let freed: Vec<Uuid> = left_before.into_iter().filter(|guest| !kept.contains(guest)).collect();
+        if !freed.is_empty() {
+            guests.extend(freed_candidates(&limits, &freed)?);
+        }
     }
     let guests = without_live_sessions(guests, &limits)?;
     if !guests.is_empty() {
@@ -162,7 +177,7 @@ fn clean_up(batch: i64, recheck_before: i64, settings: &Settings) -> Result<Outc
     Ok(outcome)
 }
 
-/// What the two look-ups of candidates share: `$1` to `$6`, and the columns `id` of `auth.users u`.
+/// What the two look-ups of candidates share.
 ///
 /// Rows that somebody holds (a refresh, a promotion, an uncommitted row of an application that references the
 /// guest) are passed over, not waited for.
@@ -180,57 +195,71 @@ macro_rules! candidates {
                    or exists (select from auth.device_keys d where d.user_id = u.id)
                    or exists (select from auth.one_time_tokens t
                               where t.user_id = u.id and t.expires_at > pg_catalog.clock_timestamp())))
-             order by ",
+             ",
             $order,
-            " limit $6 for update of u skip locked\0"
+            " for update of u skip locked\0"
         )
     };
 }
 
-const CANDIDATE_TYPES: &[pg_sys::Oid] = &[
-    pg_sys::DATEOID,
-    pg_sys::TIMESTAMPTZOID,
-    pg_sys::BOOLOID,
-    pg_sys::TIMESTAMPTZOID,
-    pg_sys::TIMESTAMPTZOID,
-    pg_sys::INT8OID,
-    pg_sys::TIMESTAMPTZOID,
-];
-
 impl Limits {
-    fn values(&self, batch: i64) -> Vec<Value> {
-        vec![
+    /// `$1` to `$6` of [`candidates`].
+    fn values(&self, last: Value) -> [Value; 6] {
+        [
             Some(pg_sys::Datum::from(self.idle_since)),
             spi::timestamp(self.created_by),
             spi::value(self.unreachable_only),
             spi::timestamp(self.session_refreshed_by),
             spi::timestamp(self.session_created_by),
-            spi::value(batch),
+            last,
         ]
     }
 }
 
-/// Expired guests that clean-up has not had to leave before.
+/// Expired guests that clean-up has not had to leave before, locked.
 fn new_candidates(limits: &Limits, batch: i64) -> Result<Vec<Uuid>> {
     static SELECT: Statement = Statement::new(
         spi::literal(candidates!(
             "u.cleanup_blocked_at is null",
-            "coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date)"
+            "order by coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date) limit $6"
         )),
-        CANDIDATE_TYPES.split_at(6).0,
+        &[
+            pg_sys::DATEOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::BOOLOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::INT8OID,
+        ],
     );
-    ids(&SELECT, &limits.values(batch))
+    ids(&SELECT, &limits.values(spi::value(batch)))
 }
 
-/// Expired guests that it had to leave, longest ago first: what kept them may be gone.
-fn left_candidates(limits: &Limits, before: i64, batch: i64) -> Result<Vec<Uuid>> {
+/// Those of `guests`, whom nothing keeps any more, that are expired, locked.
+fn freed_candidates(limits: &Limits, guests: &[Uuid]) -> Result<Vec<Uuid>> {
     static SELECT: Statement = Statement::new(
-        spi::literal(candidates!("u.cleanup_blocked_at < $7", "u.cleanup_blocked_at")),
-        CANDIDATE_TYPES,
+        spi::literal(candidates!("u.id = any ($6)", "")),
+        &[
+            pg_sys::DATEOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::BOOLOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::UUIDARRAYOID,
+        ],
     );
-    let mut values = limits.values(batch);
-    values.push(spi::timestamp(before));
-    ids(&SELECT, &values)
+    ids(&SELECT, &limits.values(spi::uuids(guests)))
+}
+
+/// Expired guests that it had to leave: what kept them may be gone. By id, from `after` on, not locked.
+fn left_before(limits: &Limits, after: Uuid, batch: i64) -> Result<Vec<Uuid>> {
+    static SELECT: Statement = Statement::new(
+        c"select id from auth.users
+          where is_anonymous and cleanup_blocked_at is not null and id > $1 and created_at <= $2
+          order by id limit $3",
+        &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
+    );
+    ids(&SELECT, &[spi::uuid(after), spi::timestamp(limits.created_by), spi::value(batch)])
 }
 
 fn ids(statement: &Statement, values: &[Value]) -> Result<Vec<Uuid>> {
@@ -279,16 +308,33 @@ fn without_live_sessions(guests: Vec<Uuid>, limits: &Limits) -> Result<Vec<Uuid>
 /// Deletes those guests that nothing keeps, and notes for the others that it tried.
 fn delete_or_leave(guests: Vec<Uuid>, settings: &Settings, outcome: &mut Outcome) -> Result<()> {
     static LEAVE: Statement = Statement::new(
-        c"update auth.users set cleanup_blocked_at = pg_catalog.clock_timestamp() where id = any ($1)",
+        c"update auth.users set cleanup_blocked_at = pg_catalog.clock_timestamp()
+          where id = any ($1) and cleanup_blocked_at is null",
         &[pg_sys::UUIDARRAYOID],
     );
-    let mut left: HashSet<Uuid> = HashSet::new();
+    let mut left = HashSet::new();
+    find_kept(&guests, settings, &mut left, outcome)?;
+    let free: Vec<Uuid> = guests.into_iter().filter(|guest| !left.contains(guest)).collect();
+    delete_all_possible(&free, &mut left, outcome)?;
+    if !left.is_empty() {
+        let left: Vec<_> = left.into_iter().collect();
+        outcome.newly_left += LEAVE.run(&[spi::uuids(&left)])?;
+    }
+    Ok(())
+}
+
+/// Finds those guests whom rows of application tables keep, by foreign keys that forbid the deletion or, with
+/// `cleanup_spare_owners`, by any.
+fn find_kept(guests: &[Uuid], settings: &Settings, kept: &mut HashSet<Uuid>, outcome: &mut Outcome) -> Result<()> {
+    if guests.is_empty() {
+        return Ok(());
+    }
     for key in foreign_keys::all()? {
-        if key.is_ours || !key.forbids() && !settings.cleanup_spare_owners {
+        if !key.forbids() && !settings.cleanup_spare_owners {
             continue;
         }
         let what = if key.forbids() { "blocked" } else { "spared" };
-        let candidates: Vec<Uuid> = guests.iter().filter(|guest| !left.contains(guest)).copied().collect();
+        let candidates: Vec<Uuid> = guests.iter().filter(|guest| !kept.contains(guest)).copied().collect();
         let (owners, reason) = match spi::subtransaction(|| key.owners_among(&candidates))? {
             Ok(owners) => (owners, Reason::Constraint(key.name.clone())),
             // Nobody can tell whose rows are in it, and so Postgres would not delete anyone either.
@@ -297,13 +343,7 @@ fn delete_or_leave(guests: Vec<Uuid>, settings: &Settings, outcome: &mut Outcome
         let count = owners.len() as u64;
         outcome.count(&key.table, reason, what, count);
         *(if key.forbids() { &mut outcome.blocked } else { &mut outcome.spared }) += count;
-        left.extend(owners);
-    }
-    let free: Vec<Uuid> = guests.into_iter().filter(|guest| !left.contains(guest)).collect();
-    delete_all_possible(&free, &mut left, outcome)?;
-    if !left.is_empty() {
-        let left: Vec<_> = left.into_iter().collect();
-        LEAVE.run(&[spi::uuids(&left)])?;
+        kept.extend(owners);
     }
     Ok(())
 }

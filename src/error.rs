@@ -106,8 +106,8 @@ impl Error {
             Error::Ours(_) => false,
             Error::Postgres(data, _) => unsafe {
                 let is_cancel = sqlstate_text((**data).sqlerrcode).starts_with(b"57");
-                // Where Postgres raises them: ProcessInterrupts().
-                is_cancel && text((**data).filename).is_some_and(|file| file.ends_with("postgres.c"))
+                // The function in which Postgres itself raises them.
+                is_cancel && text((**data).funcname).is_some_and(|name| name == "ProcessInterrupts")
             },
         }
     }

@@ -20,8 +20,6 @@ pub enum OnDelete {
 
 /// A foreign key to `auth.users (id)`.
 pub struct ForeignKey {
-    /// Of one of the extension's own tables.
-    pub is_ours: bool,
     /// Whether its column is a `uuid`, or a domain over it. A column of another type is compared by a cast of the
     /// application's.
     pub is_uuid: bool,
@@ -39,7 +37,7 @@ pub struct ForeignKey {
     set_columns: Vec<String>,
 }
 
-/// Every foreign key to `auth.users (id)` that there is now, even under REPEATABLE READ; those of the extension's own tables included.
+/// Every foreign key to `auth.users (id)` that there is now, even under REPEATABLE READ.
 ///
 /// # Errors
 /// `unsupported_foreign_key` for one that references other columns of the table.
@@ -52,11 +50,6 @@ pub fn all() -> Result<Vec<ForeignKey>> {
                  array(select pg_catalog.quote_ident(s.attname) from pg_catalog.pg_attribute s
                        where s.attrelid = c.conrelid and s.attnum = any (coalesce(c.confdelsetcols, c.conkey))),
                  pg_catalog.cardinality(c.confkey) = 1 and r.attname = 'id',
-                 c.conrelid <> c.confrelid and exists (
-                     select from pg_catalog.pg_depend d
-                     join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
-                     where d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and d.objid = c.conrelid
-                       and d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass and d.deptype = 'e'),
                  (with recursive base as (
                      select a.atttypid as type
                      union all
@@ -88,8 +81,7 @@ pub fn all() -> Result<Vec<ForeignKey>> {
             ));
         }
         keys.push(ForeignKey {
-            is_ours: row.get(11).unwrap_or(false),
-            is_uuid: row.get(12).unwrap_or(false),
+            is_uuid: row.get(11).unwrap_or(false),
             constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
             relation: row.get(2).unwrap_or(pg_sys::InvalidOid),
             name: text(3),

@@ -297,7 +297,7 @@ fn refresh(token: &str) -> Result<JsonB> {
             return Err(already_used());
         }
         session.check_not_expired()?;
-        let user = users::find(session.user).ok_or_else(session_not_found)?;
+        let user = users::find(session.user)?.ok_or_else(session_not_found)?;
         user.check_not_banned()?;
 
         if session.nonce == token.nonce && session.counter as u64 == token.counter {

@@ -345,7 +345,9 @@ fn check_setting(args: &Args) -> Result<pg_sys::Datum> {
     let column = |number| unsafe {
         let mut null = false;
         let datum = pg_sys::heap_getattr(row, number, (*trigger.tg_relation).rd_att, &mut null);
-        String::from_datum(datum, null).unwrap_or_default()
+        // As bytes: in a database with the encoding SQL_ASCII it may be anything.
+        let bytes = <&[u8]>::from_datum(datum, null).unwrap_or_default();
+        String::from_utf8_lossy(bytes).into_owned()
     };
     let (name, value) = (column(1), column(2));
     let canonical = definition(&name)?.canonical(&value)?;

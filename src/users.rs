@@ -3,12 +3,13 @@
 use crate::catalog::{self, LatestSnapshot};
 use crate::claims;
 use crate::clock;
-use crate::error::{Result, error};
+use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::spi::{self, Statement};
 use crate::sql_function;
 use pgrx::{JsonB, pg_sys};
 use serde_json::{Map, Value, json};
+use std::ffi::CStr;
 use uuid::Uuid;
 
 /// A row of `auth.users`. Times are in microseconds since Postgres's epoch.
@@ -96,15 +97,22 @@ impl User {
 }
 
 /// The user with this id, as everything committed and this transaction's own changes have it.
-pub fn find(id: Uuid) -> Option<User> {
-    let relations = catalog::relations()?;
-    LatestSnapshot::take().find(relations.users, relations.users_pkey, id, |row| {
-        let object = |column| match row.get::<pg_sys::Datum>(column).map(crate::json::text) {
-            // A value that serde_json cannot hold can only have come by plain SQL.
-            Some(text) => crate::json::parse(&text).unwrap_or_else(|_| json!({})),
-            None => json!({}),
+///
+/// # Errors
+/// `validation_failed` where its metadata hold what no token can (only plain SQL can have put it there).
+pub fn find(id: Uuid) -> Result<Option<User>> {
+    let Some(relations) = catalog::relations() else { return Ok(None) };
+    let found = LatestSnapshot::take().find(relations.users, relations.users_pkey, id, |row| {
+        let object = |column: &CStr| {
+            let text = row.get::<pg_sys::Datum>(column).map(crate::json::text).unwrap_or_default();
+            crate::json::parse(&text).map_err(|_| {
+                invalid(format!(
+                    "{} of user {id} is nested too deeply or holds a number out of range",
+                    column.to_string_lossy()
+                ))
+            })
         };
-        User {
+        Ok(User {
             id,
             aud: row.get(c"aud").unwrap_or_default(),
             role: row.get(c"role").unwrap_or_default(),
@@ -112,16 +120,17 @@ pub fn find(id: Uuid) -> Option<User> {
             email_confirmed_at: row.timestamp(c"email_confirmed_at"),
             phone: row.get(c"phone"),
             phone_confirmed_at: row.timestamp(c"phone_confirmed_at"),
-            app_metadata: object(c"raw_app_meta_data"),
-            user_metadata: object(c"raw_user_meta_data"),
+            app_metadata: object(c"raw_app_meta_data")?,
+            user_metadata: object(c"raw_user_meta_data")?,
             is_anonymous: row.get(c"is_anonymous").unwrap_or(false),
             banned_until: row.timestamp(c"banned_until"),
             created_at: row.timestamp(c"created_at").unwrap_or(0),
             updated_at: row.timestamp(c"updated_at").unwrap_or(0),
             last_sign_in_at: row.timestamp(c"last_sign_in_at"),
             last_active_on: row.get::<pgrx::datum::Date>(c"last_active_on").map(|date| date.to_pg_epoch_days()),
-        }
-    })
+        })
+    });
+    found.transpose()
 }
 
 fn check_not_banned(until: Option<i64>) -> Result<()> {
@@ -198,7 +207,7 @@ pub fn lock(id: Uuid) -> Result<()> {
 
 fn get_user(_: &Args) -> Result<JsonB> {
     let (user, _) = claims::require()?;
-    let user = find(user).ok_or_else(claims::not_signed_in)?;
+    let user = find(user)?.ok_or_else(claims::not_signed_in)?;
     let identities = identities(user.id)?;
     Ok(JsonB(user.to_json(identities)))
 }
@@ -206,7 +215,7 @@ sql_function!(anon_auth_get_user, get_user);
 
 fn user_info(_: &Args) -> Result<JsonB> {
     let (user, _) = claims::require()?;
-    let user = find(user).ok_or_else(claims::not_signed_in)?;
+    let user = find(user)?.ok_or_else(claims::not_signed_in)?;
     let mut info = Map::new();
     let verified = user.proven_email().is_some() || user.proven_phone().is_some();
     info.insert("sub".into(), user.id.to_string().into());
@@ -229,7 +238,7 @@ fn delete_user(_: &Args) -> Result<()> {
     writes(c"auth.delete_user()");
     let (user, _) = claims::require()?;
     lock_for_deletion(user)?;
-    let found = find(user).ok_or_else(claims::not_signed_in)?;
+    let found = find(user)?.ok_or_else(claims::not_signed_in)?;
     if !found.is_anonymous {
         return Err(error(403, "not_anonymous", "only a guest can delete itself")
             .hint("Deleting a permanent user is up to an administrator: DELETE FROM auth.users WHERE id = …"));
