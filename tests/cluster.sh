@@ -161,7 +161,10 @@ crash() {
     done
 }
 
-running() { [ -e "$dir/data/postmaster.pid" ]; }
+running() {
+    local postmaster
+    postmaster=$(head -n 1 "$dir/data/postmaster.pid" 2>/dev/null) && kill -0 "$postmaster" 2>/dev/null
+}
 
 case $command in
     start) start "$@" ;;

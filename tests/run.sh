@@ -40,12 +40,17 @@ remove_cluster() {
     tests/cluster.sh remove "$work/$1"
 }
 
-# Tests that were interrupted leave clusters, too.
-cleanup() {
+# Removes every cluster there is, those included that a failed test left. "integration" comes after theirs,
+# since it may hold the Postgres programs of all.
+remove_clusters() {
     local data
-    for data in "$work"/*/data; do
+    for data in "$work"/anon_auth_it.*/data "$work"/{sql,docs,integration}/data; do
         [ ! -d "$data" ] || remove_cluster "$(basename "$(dirname "$data")")"
     done
+}
+
+cleanup() {
+    remove_clusters
     rm -rf "$work"
 }
 trap cleanup EXIT
@@ -110,7 +115,7 @@ integration() {
     done
     # They wait more than they work: for each other's locks, and for pg_cron's next minute.
     TMPDIR=$work RUST_TEST_THREADS=4 cargo_test -p anon_auth_tests
-    remove_cluster integration
+    remove_clusters
 }
 
 for suite in "$@"; do
