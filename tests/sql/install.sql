@@ -155,10 +155,15 @@ begin;
 alter role anon_auth_owner login;
 create extension anon_auth;
 rollback;
--- It has members: their affair, but said.
+-- It has members, who could read its keys; or it is a member, and would have another role's rights.
 begin;
 create role auditor;
 grant anon_auth_owner to auditor;
+create extension anon_auth;
+\echo :SQLSTATE
+rollback;
+begin;
+grant pg_read_server_files to anon_auth_owner;
 create extension anon_auth;
 rollback;
 

@@ -61,6 +61,22 @@ select count(*) as sessions from auth.sessions;
 select action, user_id = :'ada_id' as user_id, payload from auth.audit_log_entries;
 rollback;
 
+-- N12: what belongs to a user goes with it, by plain SQL too.
+begin;
+select * from session(auth.sign_in_anonymously()) \gset ada_
+select * from session(auth.sign_in_anonymously()) \gset bob_
+insert into auth.identities (user_id, provider, provider_id) values (:'ada_id', 'github', '1'), (:'bob_id', 'github', '2');
+insert into auth.one_time_tokens (id, user_id, token_type, token_hash, relates_to, expires_at) select gen_random_uuid(), id, 'email', '', '', 'infinity' from auth.users;
+insert into auth.device_keys (kid, user_id, public_key) values ('a', :'ada_id', '{}'), ('b', :'bob_id', '{}');
+delete from auth.users where id = :'ada_id';
+select string_agg(part, ' ' order by part) as of_bob_only
+  from (select 'identity' from auth.identities where user_id = :'bob_id' union all select 'identity of another' from auth.identities where user_id <> :'bob_id' union all
+        select 'session' from auth.sessions where user_id = :'bob_id' union all select 'session of another' from auth.sessions where user_id <> :'bob_id' union all
+        select 'code' from auth.one_time_tokens where user_id = :'bob_id' union all select 'code of another' from auth.one_time_tokens where user_id <> :'bob_id' union all
+        select 'device key' from auth.device_keys where user_id = :'bob_id' union all select 'device key of another' from auth.device_keys where user_id <> :'bob_id') p(part);
+select raised('truncate auth.users'), raised('truncate auth.users cascade');
+rollback;
+
 -- C7: only guests: a permanent user's account is not the extension's to delete.
 begin;
 select * from session(auth.sign_in_anonymously()) \gset ada_
