@@ -248,13 +248,14 @@ declare
     plan json;
 begin
     execute 'explain (format json) ' || statement into plan;
-    return (select string_agg(scan[1], ' ' order by scan[1]) from regexp_matches(plan::text, '"Index Name": "([^"]*)"|"(Seq Scan)"', 'g') scan);
+    return (select string_agg(coalesce(scan[1], scan[2]), ' ') from regexp_matches(plan::text, '"Index Name": "([^"]*)"|"(Seq Scan)"', 'g') scan);
 end
 $$;
 begin;
 insert into auth.users (id, is_anonymous, created_at)
 select gen_random_uuid(), n % 10 < 8, now() - n * interval '1 minute' from generate_series(1, 100000) n;
-analyze auth.users;
+insert into auth.sessions (id, user_id) select gen_random_uuid(), id from auth.users limit 10000;
+analyze auth.users, auth.sessions;
 select scans('delete from auth.users where is_anonymous is true and created_at < now() - interval ''69 days''');
 select scans('delete from auth.users where is_anonymous and created_at < now() - interval ''69 days''');
 select scans('select from auth.users where is_anonymous and cleanup_blocked_at is null
