@@ -217,6 +217,28 @@ fn W8_two_at_once_and_one_killed_share_the_work() {
     assert_eq!(value::<i64>(&mut admin, counted), 3_000, "each was counted once");
 }
 
+#[test]
+fn W8_a_locked_table_holds_nothing_up() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    run(&mut admin, "create table notes (user_id uuid references auth.users (id) on delete cascade)");
+    let guests = expired_guests(&mut admin, 20);
+    admin.execute("insert into notes select unnest($1::uuid[])", &[&&guests[..10]]).unwrap();
+    let mut migration = db.connect();
+    run(&mut migration, "begin; lock table notes in access exclusive mode");
+    run(&mut admin, "set statement_timeout = '30s'");
+    run(&mut admin, "call auth.cleanup()");
+    assert_eq!(remaining(&mut admin, &guests[..10]).len(), 10);
+    // Nor are the guests' own rows held meanwhile.
+    let mut other = db.connect();
+    run(&mut other, "set lock_timeout = '100ms'");
+    sign_in(&mut other);
+    other.execute("update auth.users set updated_at = now() where id = any ($1)", &[&guests]).unwrap();
+    run(&mut migration, "commit");
+    run(&mut admin, "call auth.cleanup()");
+    assert!(remaining(&mut admin, &guests).is_empty());
+}
+
 /// Tables that keep a guest in every way there is; each of `owners` has a row in one of them.
 fn keep(client: &mut Client, owners: &[Uuid]) -> Vec<&'static str> {
     run(
@@ -281,12 +303,13 @@ fn R5_blocked_guests_are_reported_and_starve_nobody() {
     assert_eq!(admin.query("select * from auth.users order by id", &[]).unwrap().len(), before);
 
     let (mut deleted, mut rounds, mut reported) = (0, 0, std::collections::BTreeMap::<String, u64>::new());
-    let started: std::time::SystemTime = value(&mut admin, "select clock_timestamp()");
+    let mut recheck_after: Option<Uuid> = None;
     loop {
         let result: Value = admin
-            .query_one("select auth.cleanup_expired_users(5, recheck_before => $1)", &[&started])
+            .query_one("select auth.cleanup_expired_users(5, recheck_after => $1)", &[&recheck_after])
             .unwrap()
             .get(0);
+        recheck_after = result["recheck_after"].as_str().map(|id| id.parse().unwrap());
         deleted += result["deleted"].as_u64().unwrap();
         for entry in result["by_table"].as_array().unwrap() {
             let table = entry["table"].as_str().unwrap().to_owned();
@@ -308,7 +331,8 @@ fn R5_blocked_guests_are_reported_and_starve_nobody() {
             "by_grandchild_parent" => named("by_grandchild") + named("by_grandchild_parent"),
             table => named(table),
         };
-        assert_eq!(count, 2, "{table} in {reported:?}");
+        // Once when it comes up, and once more when those that were left are tried again.
+        assert!((2..=4).contains(&count), "{table} in {reported:?}");
     }
 
     // A single blocked guest does not end the procedure, nor does it run for ever.
