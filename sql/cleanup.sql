@@ -3,7 +3,7 @@
 create function auth.cleanup_expired_users(batch_size integer default 250, dry_run boolean default false, recheck_after uuid default null) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     -- A batch holds locks on guests, so it waits only briefly for an application's locks on their rows.
-    set lock_timeout = '50ms'
+    set lock_timeout = '10ms'
     -- Compiling its small statements takes longer than running them, and a plan that does not know the limits
     -- would read all sessions.
     set jit = off

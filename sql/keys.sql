@@ -23,7 +23,7 @@ comment on column auth.signing_keys.kid is 'Key id; kid in the header of tokens'
 comment on column auth.signing_keys.purpose is 'access_token (signs JWTs) or refresh_token (authenticates refresh tokens, never published)';
 comment on column auth.signing_keys.status is 'standby (published, not yet used), current (signs), previously_used (verifies only), revoked (refused)';
 comment on column auth.signing_keys.private_key is 'Private key: PKCS#8 for RS256, ES256 and EdDSA, the secret itself for HS256; encrypted where sealed';
-comment on column auth.signing_keys.sealed is 'Whether private_key is encrypted with the key in anon_auth.key_file (AES-256-GCM)';
+comment on column auth.signing_keys.sealed is 'Whether private_key is encrypted with the key in anon_auth.key_file (AES-256-GCM-SIV, RFC 8452)';
 comment on column auth.signing_keys.public_key is 'Public key as a JWK (RFC 7517); NULL for HS256, whose secret must not be published';
 
 create trigger forget_cached after insert or update or delete or truncate on auth.signing_keys

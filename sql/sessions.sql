@@ -34,7 +34,7 @@ create table auth.session_revocations (
     revoked_at timestamptz not null default clock_timestamp(),
     reason text not null
 );
-comment on table auth.session_revocations is 'Sessions ended because an old refresh token came back; kept until clean-up has removed the session';
+comment on table auth.session_revocations is 'Sessions ended because an old refresh token came back; kept until a day after clean-up has removed the session';
 
 -- Once per statement, not per row: a clean-up statement may delete a great many users.
 create function auth.delete_dependents() returns trigger
@@ -53,12 +53,13 @@ comment on function auth.delete_dependents() is 'Trigger: deletes sessions, iden
 create trigger delete_dependents after delete on auth.users
     referencing old table as deleted
     for each statement execute function auth.delete_dependents();
+alter table auth.users enable always trigger delete_dependents;
 
 create function auth.refuse_truncate() returns trigger
     language plpgsql set search_path = pg_catalog, auth, pg_temp
 as $$
 begin
-    raise exception 'auth.users cannot be truncated: sessions and identities of its users would be left behind'
+    raise exception 'truncate_not_allowed: auth.users cannot be truncated, since sessions and identities of its users would be left behind'
         using errcode = 'feature_not_supported', hint = 'DELETE FROM auth.users;';
 end
 $$;

@@ -55,7 +55,8 @@ comment on column auth.users.cleanup_blocked_at is 'When clean-up last had to le
 
 -- The tables below belong to users without a foreign key: a parallel pg_restore loads the tables of an extension
 -- in any order, and a foreign key that is there from the start would refuse rows whose user comes later. Rows are
--- written only by functions that hold a lock on the user, and go with it by the trigger at the end.
+-- added only by functions that update the row of the user as well (so that a deletion with an older snapshot fails
+-- and does not miss them), and go with the user by the trigger delete_dependents.
 
 create table auth.identities (
     id uuid primary key default gen_random_uuid(),

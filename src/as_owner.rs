@@ -5,7 +5,7 @@
 
 use crate::error::Result;
 use crate::guc;
-use crate::spi::{self, Statement, Visibility};
+use crate::spi::{self, Statement};
 use pgrx::pg_sys;
 use std::cell::Cell;
 use std::ffi::CString;
@@ -46,9 +46,9 @@ pub fn run<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T> 
 pub fn settle_constraints() -> Result<()> {
     run(unsafe { pg_sys::GetOuterUserId() }, || {
         IS_OURS.set(true);
-        let result = spi::run_once("set constraints all immediate", &[], &[], Visibility::Statement, |_| Ok(()));
+        let result = spi::run_once(c"set constraints all immediate");
         IS_OURS.set(false);
-        result.map(|_| ())
+        result
     })
 }
 

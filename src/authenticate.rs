@@ -17,7 +17,7 @@ pub fn authenticate(token: &str) -> Result<Option<pgrx::Uuid>> {
         // First: a caller must not end up with the user's identity in a role of more rights.
         take_role(verified.role.as_deref().unwrap_or_default())?;
     }
-    set_local("anon_auth.access_token", token)?;
+    guc::set_local("anon_auth.access_token", token)?;
     if !unsafe { pg_sys::IsTransactionBlock() } {
         warning(
             pgrx::PgSqlErrorCode::ERRCODE_NO_ACTIVE_SQL_TRANSACTION,
@@ -55,18 +55,7 @@ fn take_role(role: &str) -> Result<()> {
             },
         );
     }
-    set_local("role", role)
-}
-
-/// `SET LOCAL`, with the value kept out of any statement text.
-pub fn set_local(name: &str, value: &str) -> Result<()> {
-    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
-        return Err(crate::error::invalid("a setting's value must not contain a NUL byte"));
-    };
-    let superuser = unsafe { pg_sys::superuser() };
-    let context = if superuser { pg_sys::GucContext::PGC_SUSET } else { pg_sys::GucContext::PGC_USERSET };
-    guc::set(&name, &value, context, pg_sys::GucAction::GUC_ACTION_LOCAL);
-    Ok(())
+    guc::set_local("role", role)
 }
 
 sql_function!(anon_auth_authenticate, |args: &Args| { authenticate(&args.text(0)?.unwrap_or_default()) });

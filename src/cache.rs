@@ -8,7 +8,8 @@ use std::rc::Rc;
 pub struct Cache<T> {
     value: RefCell<Option<Rc<T>>>,
     is_stale: Cell<bool>,
-    /// Read with the snapshot of a parallel query, which may be older than an invalidation already taken in.
+    /// Good for this transaction only. So is whatever was read with the snapshot of a parallel query, which may
+    /// be older than an invalidation already taken in.
     is_provisional: Cell<bool>,
 }
 
@@ -36,16 +37,19 @@ impl<T> Cache<T> {
     }
 
     /// Keeps a value that was just read.
-    pub fn keep(&self, value: T) -> Rc<T> {
+    ///
+    /// # Arguments
+    /// * `only_now` – to the end of this transaction at the longest
+    pub fn keep(&self, value: T, only_now: bool) -> Rc<T> {
         let value = Rc::new(value);
         let replaced = self.value.replace(Some(value.clone()));
-        self.is_provisional.set(unsafe { pg_sys::IsInParallelMode() });
+        self.is_provisional.set(only_now || unsafe { pg_sys::IsInParallelMode() });
         drop(replaced);
         value
     }
 
-    /// Whether the value is good for this transaction only.
-    pub fn is_provisional(&self) -> bool {
+    /// Whether the value is good for this transaction only; asked when it ends.
+    pub fn take_provisional(&self) -> bool {
         self.is_provisional.replace(false)
     }
 }

@@ -22,6 +22,8 @@ pub struct Relations {
 
 thread_local! {
     static RELATIONS: Cell<Option<Relations>> = const { Cell::new(None) };
+    /// Counts how often they were forgotten.
+    static FORGOTTEN: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The tables; `None` where the extension is not installed in this database.
@@ -29,6 +31,7 @@ pub fn relations() -> Option<Relations> {
     if let Some(relations) = RELATIONS.get() {
         return Some(relations);
     }
+    let forgotten = FORGOTTEN.get();
     let schema = unsafe { pg_sys::get_namespace_oid(c"auth".as_ptr(), true) };
     let oid = |name: &CStr| {
         let oid = unsafe { pg_sys::get_relname_relid(name.as_ptr(), schema) };
@@ -44,7 +47,8 @@ pub fn relations() -> Option<Relations> {
         settings: oid(c"settings")?,
         signing_keys: oid(c"signing_keys")?,
     };
-    RELATIONS.set(Some(relations));
+    // Unless an invalidation arrived meanwhile.
+    RELATIONS.set((FORGOTTEN.get() == forgotten).then_some(relations));
     Some(relations)
 }
 
@@ -72,6 +76,7 @@ pub fn invalidated(relation: pg_sys::Oid) {
     if is_settings || is_keys || is_session {
         // A dropped and re-created extension has other OIDs.
         RELATIONS.set(None);
+        FORGOTTEN.set(FORGOTTEN.get() + 1);
     }
 }
 

@@ -96,7 +96,7 @@ thread_local! {
     static REPLACED: RefCell<Vec<pg_sys::MemoryContext>> = const { RefCell::new(Vec::new()) };
 }
 
-// Called on every row, so not through pgrx, whose guard costs more than they do. Neither raises an error.
+// Called on every row, so not through pgrx, whose guard costs more than they do. None raises an error.
 unsafe extern "C-unwind" {
     fn GetConfigOption(name: *const c_char, missing_ok: bool, restrict: bool) -> *const c_char;
     fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;

@@ -1,5 +1,6 @@
 //! Clean-up: expired guests, sessions and one-time tokens go, one batch at a time.
 
+use crate::as_owner;
 use crate::clock;
 use crate::deletion;
 use crate::error::{Error, Result, error, invalid};
@@ -147,6 +148,8 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
 sql_function!(anon_auth_cleanup_expired_users, cleanup_expired_users);
 
 fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outcome> {
+    // Before the first code of an application's, and where no rollback of a part can undo it.
+    as_owner::settle_constraints()?;
     let limits = Limits::new(settings);
     let mut outcome = Outcome::default();
     let mut guests = new_candidates(&limits, batch)?;
@@ -180,7 +183,7 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
 /// What the two look-ups of candidates share.
 ///
 /// Rows that somebody holds (a refresh, a promotion, an uncommitted row of an application that references the
-/// guest) are passed over, not waited for.
+/// guest) are passed over, not waited for. OFFSET 0 keeps the planner from reading all sessions into a hash table.
 macro_rules! candidates {
     ($which:literal, $order:literal) => {
         concat!(
@@ -191,10 +194,10 @@ macro_rules! candidates {
                and (not $3 or not (
                    exists (select from auth.sessions s
                            where s.user_id = u.id and s.refreshed_at > $4 and s.created_at > $5
-                             and not exists (select from auth.session_revocations r where r.session_id = s.id))
-                   or exists (select from auth.device_keys d where d.user_id = u.id)
+                             and not exists (select from auth.session_revocations r where r.session_id = s.id) offset 0)
+                   or exists (select from auth.device_keys d where d.user_id = u.id offset 0)
                    or exists (select from auth.one_time_tokens t
-                              where t.user_id = u.id and t.expires_at > pg_catalog.clock_timestamp())))
+                              where t.user_id = u.id and t.expires_at > pg_catalog.clock_timestamp() offset 0)))
              ",
             $order,
             " for update of u skip locked\0"
@@ -315,7 +318,7 @@ fn delete_or_leave(guests: Vec<Uuid>, settings: &Settings, outcome: &mut Outcome
     let mut left = HashSet::new();
     find_kept(&guests, settings, &mut left, outcome)?;
     let free: Vec<Uuid> = guests.into_iter().filter(|guest| !left.contains(guest)).collect();
-    delete_all_possible(&free, &mut left, outcome)?;
+    delete_all_possible(&free, &mut left, &mut { LOCK_WAITS }, outcome)?;
     if !left.is_empty() {
         let left: Vec<_> = left.into_iter().collect();
         outcome.newly_left += LEAVE.run(&[spi::uuids(&left)])?;
@@ -354,16 +357,22 @@ fn dealt_with(error: Error) -> String {
     message
 }
 
+/// Waits for somebody else's locks that a batch has time for. Twice what it takes to find one guest in a batch.
+const LOCK_WAITS: u32 = 16;
+
 /// Deletes `guests`; where the whole lot fails, in halves, down to the one guest whose rows raise the error.
-fn delete_all_possible(guests: &[Uuid], left: &mut HashSet<Uuid>, outcome: &mut Outcome) -> Result<()> {
+fn delete_all_possible(
+    guests: &[Uuid],
+    left: &mut HashSet<Uuid>,
+    lock_waits: &mut u32,
+    outcome: &mut Outcome,
+) -> Result<()> {
     if guests.is_empty() {
         return Ok(());
     }
     match spi::subtransaction(|| deletion::delete(guests))? {
         Ok(()) => outcome.deleted += guests.len() as u64,
-        Err(error) if guests.len() == 1 || error.is_lock_timeout() => {
-            // Looking for the one guest that somebody else's lock is about would take many waits: all of them
-            // are left to the next run.
+        Err(error) if guests.len() == 1 || error.is_lock_timeout() && *lock_waits == 0 => {
             let (table, constraint) = error.table_and_constraint();
             let reason = constraint.filter(|_| !error.is_lock_timeout());
             let reason = reason.map_or_else(|| Reason::Error(error.message()), Reason::Constraint);
@@ -373,10 +382,13 @@ fn delete_all_possible(guests: &[Uuid], left: &mut HashSet<Uuid>, outcome: &mut 
             left.extend(guests);
         }
         Err(error) => {
+            if error.is_lock_timeout() {
+                *lock_waits -= 1;
+            }
             error.discard();
             let (first, second) = guests.split_at(guests.len() / 2);
-            delete_all_possible(first, left, outcome)?;
-            delete_all_possible(second, left, outcome)?;
+            delete_all_possible(first, left, lock_waits, outcome)?;
+            delete_all_possible(second, left, lock_waits, outcome)?;
         }
     }
     Ok(())

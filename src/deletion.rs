@@ -7,10 +7,11 @@
 //! act again: their triggers are left out of that one DELETE.
 
 use crate::error::{Result, error};
-use crate::next_query::{self, NextQuery};
+use crate::executor;
 use crate::spi::{self, Statement};
 use crate::{as_owner, catalog, foreign_keys};
 use pgrx::pg_sys;
+use std::ffi::CStr;
 use uuid::Uuid;
 
 /// Deletes users, whose rows the caller holds locks on, with whatever their foreign keys say.
@@ -18,7 +19,8 @@ use uuid::Uuid;
 /// # Errors
 /// `user_still_referenced`, and whatever triggers and constraints of the referencing tables raise.
 pub fn delete(users: &[Uuid]) -> Result<()> {
-    static DELETE: Statement = Statement::new(c"delete from auth.users where id = any ($1)", &[pg_sys::UUIDARRAYOID]);
+    const SQL: &CStr = c"delete from auth.users where id = any ($1)";
+    static DELETE: Statement = Statement::new(SQL, &[pg_sys::UUIDARRAYOID]);
 
     // Against foreign keys that other sessions add meanwhile.
     if let Some(relations) = catalog::relations() {
@@ -41,6 +43,6 @@ pub fn delete(users: &[Uuid]) -> Result<()> {
         return Err(error(409, "user_still_referenced", message).about(&key.table, &key.name));
     }
     let dealt_with = keys.iter().map(|key| key.constraint).collect();
-    next_query::with(NextQuery::LeaveOutForeignKeys(dealt_with), || DELETE.run(&[spi::uuids(users)]))?;
+    executor::without_foreign_keys(SQL, dealt_with, || DELETE.run(&[spi::uuids(users)]))?;
     Ok(())
 }

@@ -3,9 +3,9 @@
 use crate::as_owner;
 use crate::catalog;
 use crate::error::{Error, Result, error};
-use crate::next_query::{self, NextQuery};
-use crate::spi::{self, Row, Statement, Visibility};
+use crate::spi::{self, Row, Statement};
 use pgrx::pg_sys;
+use std::ffi::CString;
 use uuid::Uuid;
 
 /// What a foreign key does with its rows when the user goes.
@@ -174,6 +174,7 @@ impl ForeignKey {
     /// # Errors
     /// Where the table is not what it was when the key was found; and whatever the statement raises.
     fn run(&self, sql: &str, users: &[Uuid], read: impl FnMut(&Row) -> Result<()>) -> Result<()> {
+        let sql = CString::new(sql).unwrap_or_default();
         let about = |error: Error| match error {
             Error::Postgres(..) => error.about(&self.table, &self.name),
             ours => ours,
@@ -185,9 +186,8 @@ impl ForeignKey {
             return Err(error(409, "conflict", message).about(&self.table, &self.name));
         }
         as_owner::run(self.owner, || {
-            next_query::with(NextQuery::MustReadOrWrite(self.relation), || {
-                spi::run_once(sql, &[pg_sys::UUIDARRAYOID], &[spi::uuids(users)], Visibility::Latest, read)
-            })
+            let (types, values) = ([pg_sys::UUIDARRAYOID], [spi::uuids(users)]);
+            spi::run_on_table(self.relation, &sql, &types, &values, read)
         })
         .map_err(about)?;
         Ok(())

@@ -1,5 +1,6 @@
 //! Postgres settings, `anon_auth.*`: only what belongs to a connection or a server.
 
+use crate::error::Result;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 use std::ffi::{CStr, CString, c_char, c_void};
 
@@ -56,6 +57,17 @@ pub fn key_file() -> Option<std::path::PathBuf> {
 pub fn set(name: &CStr, value: &CStr, context: pg_sys::GucContext::Type, action: pg_sys::GucAction::Type) {
     let source = pg_sys::GucSource::PGC_S_SESSION;
     unsafe { pg_sys::set_config_option(name.as_ptr(), value.as_ptr(), context, source, action, true, 0, false) };
+}
+
+/// `SET LOCAL`, with the value kept out of any statement text.
+pub fn set_local(name: &str, value: &str) -> Result<()> {
+    let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {
+        return Err(crate::error::invalid("a setting's value must not contain a NUL byte"));
+    };
+    let superuser = unsafe { pg_sys::superuser() };
+    let context = if superuser { pg_sys::GucContext::PGC_SUSET } else { pg_sys::GucContext::PGC_USERSET };
+    set(&name, &value, context, pg_sys::GucAction::GUC_ACTION_LOCAL);
+    Ok(())
 }
 
 unsafe extern "C-unwind" fn assign_text(_value: *const c_char, _extra: *mut c_void) {

@@ -104,7 +104,7 @@ pub fn mark_stale() {
 
 /// What was read for this transaction only is read again in the next.
 pub fn at_transaction_end() {
-    if CACHE.with(Cache::is_provisional) {
+    if CACHE.with(Cache::take_provisional) {
         mark_stale();
     }
 }
@@ -115,11 +115,9 @@ pub fn all() -> Rc<Keys> {
         return keys;
     }
     let keys = load();
-    if keys.trouble.is_some() {
-        // What is wrong with a key file may be put right without anything telling us.
-        mark_stale();
-    }
-    CACHE.with(|cache| cache.keep(keys))
+    // What is wrong with a key file may be put right without anything telling us.
+    let only_now = keys.trouble.is_some();
+    CACHE.with(|cache| cache.keep(keys, only_now))
 }
 
 /// The key that signs access tokens. Made now if there never was one.

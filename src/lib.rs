@@ -16,13 +16,13 @@ mod clock;
 mod compat;
 mod deletion;
 mod error;
+mod executor;
 mod foreign_keys;
 mod function;
 mod guc;
 mod json;
 mod key_rotation;
 mod keys;
-mod next_query;
 mod own_transaction;
 mod postgrest;
 mod readers;
@@ -50,7 +50,7 @@ pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["cus
 pub extern "C-unwind" fn _PG_init() {
     guc::define();
     as_owner::install_hook();
-    next_query::install_hook();
+    executor::install_hook();
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction_event), std::ptr::null_mut());

@@ -6,8 +6,8 @@
 //! request and needs no preloading, only a free slot in `max_worker_processes`; where none gets free soon, the
 //! caller is refused.
 //!
-//! The worker writes only to tables that no caller holds locks in, under a `lock_timeout`: a wait for its own
-//! caller would be a deadlock that Postgres does not see.
+//! The worker writes rows that no caller locks (its own, or new ones), and under a `lock_timeout` all the same: a
+//! wait for its own caller would be a deadlock that Postgres does not see.
 
 use crate::error::{Result, error};
 use crate::{catalog, guc, keys, sessions};

@@ -1,9 +1,9 @@
 //! PostgREST: the bearer token of a request, and the headers of its answer.
 
-use crate::authenticate::{authenticate, set_local};
+use crate::authenticate::authenticate;
 use crate::error::{Result, error};
 use crate::function::Args;
-use crate::sql_function;
+use crate::{guc, sql_function};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
 use std::ffi::CStr;
@@ -50,5 +50,5 @@ pub fn forbid_caching() -> Result<()> {
     if !headers.contains(&header) {
         headers.push(header);
     }
-    set_local("response.headers", &Value::from(headers).to_string())
+    guc::set_local("response.headers", &Value::from(headers).to_string())
 }

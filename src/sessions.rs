@@ -31,12 +31,6 @@ pub struct Session {
 }
 
 impl Session {
-    /// # Errors
-    /// `session_expired`.
-    pub fn check_not_expired(&self) -> Result<()> {
-        check_not_expired(self.created_at, self.refreshed_at)
-    }
-
     /// Whether a token was replaced so recently that its bearer may have missed the answer.
     fn was_replaced_recently(&self, token: &RefreshToken, settings: &Settings) -> bool {
         let oldest = clock::now() - settings.refresh_token_reuse_interval;
@@ -57,6 +51,8 @@ impl Session {
     }
 }
 
+/// # Errors
+/// `session_expired`.
 fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<()> {
     let settings = settings::current()?;
     let now = clock::now();
@@ -188,7 +184,7 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
     })
 }
 
-/// The metadata that a caller gives for itself: the value, and its text as `jsonb` shows it.
+/// The metadata that a caller gives for itself.
 fn user_metadata(args: &Args, n: usize, settings: &Settings) -> Result<Value> {
     let Some(datum) = (unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, n) }) else { return Ok(json!({})) };
     let text = crate::json::text(datum);
@@ -296,7 +292,7 @@ fn refresh(token: &str) -> Result<JsonB> {
         if session.is_revoked {
             return Err(already_used());
         }
-        session.check_not_expired()?;
+        check_not_expired(session.created_at, session.refreshed_at)?;
         let user = users::find(session.user)?.ok_or_else(session_not_found)?;
         user.check_not_banned()?;
 

@@ -104,7 +104,7 @@ pub fn mark_stale() {
 
 /// What was read for this transaction only is read again in the next.
 pub fn at_transaction_end() {
-    if CACHE.with(Cache::is_provisional) {
+    if CACHE.with(Cache::take_provisional) {
         mark_stale();
     }
 }
@@ -115,7 +115,7 @@ pub fn current() -> Result<Rc<Settings>> {
         Some(settings) => Ok(settings),
         None => {
             let settings = load()?;
-            Ok(CACHE.with(|cache| cache.keep(settings)))
+            Ok(CACHE.with(|cache| cache.keep(settings, false)))
         }
     }
 }

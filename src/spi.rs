@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 use std::cell::Cell;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 
 /// A bound value; `None` is NULL.
 pub type Value = Option<pg_sys::Datum>;
@@ -125,26 +125,57 @@ pub enum Visibility {
     Latest,
 }
 
-/// Runs a statement made at run time.
+/// Runs a statement that has no parameters and returns no rows.
+pub fn run_once(sql: &CStr) -> Result<()> {
+    connected(|| {
+        let plan = prepare(sql, &[])?;
+        execute(plan, &[], Visibility::Statement, |_| Ok(()))?;
+        unsafe { pg_sys::SPI_freeplan(plan) };
+        Ok(())
+    })
+}
+
+/// Runs a statement made at run time on one table, seeing everything committed.
+///
+/// Names are looked up when a statement is parsed, and whoever owns a schema can put another table in the place of
+/// one that was found, checked and locked by its OID. So it is refused, before it is planned, where it turns out to
+/// be about another.
 ///
 /// # Arguments
+/// * `table` – the table it must be about
 /// * `sql` – one statement; every identifier quoted by the caller
 /// * `types`, `values` – its parameters
-/// * `visibility` – what rows it sees
-pub fn run_once(
-    sql: &str,
+pub fn run_on_table(
+    table: pg_sys::Oid,
+    sql: &CStr,
     types: &[pg_sys::Oid],
     values: &[Value],
-    visibility: Visibility,
     read: impl FnMut(&Row) -> Result<()>,
 ) -> Result<u64> {
-    let sql = CString::new(sql).map_err(|_| crate::error::invalid("SQL text must not contain a NUL byte"))?;
     connected(|| {
-        let plan = prepare(&sql, types)?;
-        let processed = execute(plan, values, visibility, read)?;
+        let plan = prepare(sql, types)?;
+        if !unsafe { is_about(plan, table) } {
+            let message = "a table that references auth.users was replaced by another of the same name";
+            return Err(crate::error::error(409, "conflict", message));
+        }
+        let processed = execute(plan, values, Visibility::Latest, read)?;
         unsafe { pg_sys::SPI_freeplan(plan) };
         Ok(processed)
     })
+}
+
+unsafe fn is_about(plan: pg_sys::SPIPlanPtr, table: pg_sys::Oid) -> bool {
+    unsafe {
+        let sources = pg_sys::SPI_plan_get_plan_sources(plan);
+        let items = |list: *mut pg_sys::List| {
+            let count = if list.is_null() { 0 } else { (*list).length };
+            (0..count).map(move |i| *(*list).elements.add(i as usize))
+        };
+        items(sources).all(|source| {
+            let source = source.ptr_value as *mut pg_sys::CachedPlanSource;
+            items((*source).relationOids).any(|relation| relation.oid_value == table)
+        })
+    }
 }
 
 /// Runs `body` in a subtransaction: its changes stay if it succeeds, and go if it fails.

@@ -1,31 +1,34 @@
-//! What the executor is told about the one query that we start next, through `ExecutorStart_hook`.
+//! One query of ours in which some triggers do not fire, through `ExecutorStart_hook`.
 
 use crate::error::Result;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
+use std::ffi::{CStr, CString};
 
-/// What there is to tell.
-pub enum NextQuery {
-    /// It must be about this table. Names are looked up when a statement is parsed, and whoever owns a schema can
-    /// put another table in the place of one that was found, checked and locked by its OID.
-    MustReadOrWrite(pg_sys::Oid),
-    /// The action triggers of these foreign keys do not fire in it.
-    LeaveOutForeignKeys(Vec<pg_sys::Oid>),
-}
+/// The query, by its text, and the foreign keys whose action triggers are left out of it.
+type Instruction = (CString, Vec<pg_sys::Oid>);
 
 thread_local! {
     static IS_SET: Cell<bool> = const { Cell::new(false) };
-    static NEXT: RefCell<Option<NextQuery>> = const { RefCell::new(None) };
+    static INSTRUCTION: RefCell<Option<Instruction>> = const { RefCell::new(None) };
     static NEXT_HOOK: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
 }
 
-/// Runs `body`, which starts one query, and tells the executor about that query.
-pub fn with<T>(next: NextQuery, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    NEXT.set(Some(next));
+/// Puts back what was there before, also after an error: a trigger may have called us anew.
+struct Restore(Option<Instruction>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        IS_SET.set(self.0.is_some());
+        INSTRUCTION.set(self.0.take());
+    }
+}
+
+/// Runs `body`, which runs the query `sql`; the action triggers of `keys` do not fire in that query.
+pub fn without_foreign_keys<T>(sql: &CStr, keys: Vec<pg_sys::Oid>, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _restore = Restore(INSTRUCTION.replace(Some((sql.to_owned(), keys))));
     IS_SET.set(true);
-    let result = body();
-    IS_SET.set(false);
-    result
+    body()
 }
 
 /// Installs the hook.
@@ -43,31 +46,20 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: i32);
     }
     unsafe {
-        let is_set = IS_SET.replace(false);
         let next = NEXT_HOOK.get().unwrap_or(standard_ExecutorStart);
         next(query, flags);
-        if is_set {
-            pg_sys::panic::pgrx_extern_c_guard(|| match NEXT.take() {
-                Some(NextQuery::MustReadOrWrite(table)) => check_table(query, table),
-                Some(NextQuery::LeaveOutForeignKeys(keys)) => leave_out_triggers(query, &keys),
-                None => (),
-            });
+        if IS_SET.get() {
+            pg_sys::panic::pgrx_extern_c_guard(|| leave_out_triggers(query, &keys_for(query)));
         }
     }
 }
 
-unsafe fn check_table(query: *mut pg_sys::QueryDesc, table: pg_sys::Oid) {
-    unsafe {
-        let tables = (*(*query).plannedstmt).relationOids;
-        let count = if tables.is_null() { 0 } else { (*tables).length };
-        if !(0..count).any(|i| (*(*tables).elements.add(i as usize)).oid_value == table) {
-            pgrx::ereport!(
-                pgrx::PgLogLevel::ERROR,
-                pgrx::PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-                "a table that references auth.users was replaced by another of the same name"
-            );
-        }
-    }
+unsafe fn keys_for(query: *mut pg_sys::QueryDesc) -> Vec<pg_sys::Oid> {
+    let text = unsafe { CStr::from_ptr((*query).sourceText) };
+    INSTRUCTION.with_borrow(|known| match known {
+        Some((sql, keys)) if sql.as_c_str() == text => keys.clone(),
+        _ => Vec::new(),
+    })
 }
 
 /// Switches the action triggers of foreign keys off, in this one statement's private copy of the trigger list.
