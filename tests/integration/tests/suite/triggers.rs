@@ -117,7 +117,7 @@ fn expire(admin: &mut Client, user: Uuid) {
 /// Asserts that no trigger ran as anybody but the owners of the tables, nor did anything it must not.
 fn assert_harmless(admin: &mut Client) {
     let who: Vec<String> = admin
-        .query("select distinct who::text from seen where who not in ('it_mallory', 'it_trent')", &[])
+        .query("select distinct place || ' as ' || who from seen where who not in ('it_mallory', 'it_trent')", &[])
         .unwrap()
         .iter()
         .map(|row| row.get(0))
@@ -457,4 +457,51 @@ fn N22_a_trigger_that_calls_the_extension() {
         refresh(&mut admin, &bystander.refresh_token).unwrap();
         assert!(!value::<bool>(&mut admin, "select auth.setting('disabled')::boolean"));
     }
+}
+
+#[test]
+fn N22_a_cast_that_leaves_a_trigger_for_the_caller() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    run(
+        &mut mallory,
+        "create table it_mallory.later (n int);
+         create function it_mallory.later() returns trigger language plpgsql as
+             'begin perform public.attack(''later''); return null; end';
+         create constraint trigger later after insert on it_mallory.later
+             deferrable initially deferred for each row execute function it_mallory.later();
+         create type it_mallory.wrapped as (id uuid);
+         create function it_mallory.unwrapped(it_mallory.wrapped) returns uuid language plpgsql as $$
+         begin
+             insert into it_mallory.later values (1);
+             perform public.attack('cast');
+             return $1.id;
+         end $$;
+         grant insert on it_mallory.later to public;
+         create cast (it_mallory.wrapped as uuid) with function it_mallory.unwrapped(it_mallory.wrapped) as implicit;
+         create table it_mallory.bait (user_id it_mallory.wrapped references auth.users (id) on delete restrict);
+         create table it_mallory.other_bait (user_id it_mallory.wrapped references auth.users (id) on delete cascade);",
+    );
+    let guests: Vec<_> = (0..3).map(|_| sign_in(&mut admin).user).collect();
+    for (guest, table) in guests.iter().zip(["bait", "other_bait"]) {
+        mallory.execute(&format!("insert into it_mallory.{table} values (row($1::uuid))"), &[guest]).unwrap();
+    }
+    run(&mut admin, "truncate seen");
+    for guest in &guests {
+        expire(&mut admin, *guest);
+    }
+    let mut job = db.connect();
+    let _ = job.batch_execute("call auth.cleanup()");
+    assert_harmless(&mut admin);
+
+    let guest = sign_in(&mut admin);
+    mallory.execute("insert into it_mallory.other_bait values (row($1::uuid))", &[&guest.user]).unwrap();
+    run(&mut admin, "truncate seen");
+    let mut app = db.connect_as(APP);
+    let mut transaction = app.transaction().unwrap();
+    authenticate(&mut transaction, &guest.access_token).unwrap();
+    if transaction.batch_execute("select auth.delete_user()").is_ok() {
+        let _ = transaction.commit();
+    }
+    assert_harmless(&mut admin);
 }
