@@ -30,6 +30,9 @@ begin
     if not exists (select from pg_roles where rolname = 'service_role') then
         create role service_role nologin noinherit;
         comment on role service_role is 'Administration of anon_auth by trusted servers';
+    elsif exists (select from pg_auth_members where roleid = 'service_role'::regrole) then
+        raise warning 'role "service_role" has members, who may now administer anon_auth: %',
+            (select string_agg(distinct member::regrole::text, ', ') from pg_auth_members where roleid = 'service_role'::regrole);
     end if;
 
     foreach item in array administration loop
@@ -46,7 +49,7 @@ begin
 end
 $$;
 comment on function auth.create_roles(text) is
-'Makes the roles anon (callers without a user), authenticated (signed-in users) and service_role (administration) where they are missing, and lets service_role call the administration functions of this schema. Runs with the caller''s rights: a superuser''s, or CREATEROLE with membership in anon_auth_owner.
+'Makes the roles anon (callers without a user), authenticated (signed-in users) and service_role (administration) where they are missing, and lets service_role call the administration functions of this schema. Runs with the caller''s rights: call it as a superuser. Warns where service_role was there before and has members.
 Arguments: login_role, the role your application or PostgREST connects as; it gets anon and authenticated, which auth.authenticate() switches to.
 Errors: validation_failed (PT400: no such role).
 Example: select auth.create_roles(''app'');';

@@ -21,6 +21,10 @@ const IN_APPLICATION_CODE: i32 = 1 << 16;
 ///
 /// After an error the role and the settings are restored by the abort of the (sub)transaction.
 pub fn run<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    run_with(role, pg_sys::SECURITY_NOFORCE_RLS as i32, body)
+}
+
+fn run_with<T>(role: pg_sys::Oid, security_bits: i32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let path = CString::new(search_path(role)?).unwrap_or_default();
     unsafe {
         let (mut user, mut security) = (pg_sys::InvalidOid, 0);
@@ -28,9 +32,7 @@ pub fn run<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T> 
         let level = pg_sys::NewGUCNestLevel();
         pg_sys::SetUserIdAndSecContext(
             role,
-            security
-                | (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as i32
-                | IN_APPLICATION_CODE,
+            security | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 | IN_APPLICATION_CODE | security_bits,
         );
         guc::set(c"search_path", &path, pg_sys::GucContext::PGC_USERSET, pg_sys::GucAction::GUC_ACTION_SAVE);
         let result = body()?;
@@ -44,7 +46,7 @@ pub fn run<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T> 
 /// Runs what the caller's own statements have deferred, as the caller, and has every deferrable constraint and
 /// trigger run at once for the rest of the transaction.
 pub fn settle_constraints() -> Result<()> {
-    run(unsafe { pg_sys::GetOuterUserId() }, || {
+    run_with(unsafe { pg_sys::GetOuterUserId() }, 0, || {
         IS_OURS.set(true);
         let result = spi::run_once(c"set constraints all immediate");
         IS_OURS.set(false);
@@ -53,7 +55,8 @@ pub fn settle_constraints() -> Result<()> {
 }
 
 /// The `search_path` a role gets on connecting to this database, as far as `ALTER ROLE` and `ALTER DATABASE`
-/// say. Not what the session has: whoever connected chose that.
+/// say. Not what the session has: whoever connected chose that. The temporary schema, too, is that of whoever
+/// connected; it comes last, where otherwise it would come first.
 fn search_path(role: pg_sys::Oid) -> Result<String> {
     static SELECT: Statement = Statement::new(
         c"select pg_catalog.substr(item, 13)
@@ -67,7 +70,10 @@ fn search_path(role: pg_sys::Oid) -> Result<String> {
         &[pg_sys::OIDOID],
     );
     let path = SELECT.first(&[spi::value(role)], |row| Ok(row.get::<String>(1).unwrap_or_default()))?;
-    Ok(path.unwrap_or_else(|| "\"$user\", public".into()))
+    let path = path.unwrap_or_else(|| "\"$user\", public".into());
+    let is_temporary = |name: &str| name.trim_matches('"').eq_ignore_ascii_case("pg_temp");
+    let schemas = path.split(',').map(str::trim).filter(|name| !name.is_empty() && !is_temporary(name));
+    Ok(schemas.chain(["pg_temp"]).collect::<Vec<_>>().join(", "))
 }
 
 thread_local! {

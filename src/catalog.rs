@@ -5,7 +5,7 @@
 
 use pgrx::{FromDatum, pg_sys};
 use std::cell::Cell;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// OIDs of the tables that Rust reads without SQL, and of their primary keys.
 #[derive(Clone, Copy)]
@@ -206,6 +206,15 @@ pub fn lock(table: pg_sys::Oid) -> crate::error::Result<()> {
         fn LockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
     }
     crate::spi::catch(|| unsafe { LockRelationOid(table, pg_sys::RowExclusiveLock as _) })
+}
+
+/// The relation of that name.
+pub fn find_relation(schema: &str, name: &str) -> Option<pg_sys::Oid> {
+    let (schema, name) = (CString::new(schema).ok()?, CString::new(name).ok()?);
+    unsafe {
+        let oid = pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(schema.as_ptr(), true));
+        (oid != pg_sys::InvalidOid).then_some(oid)
+    }
 }
 
 /// The role that owns `table`; `None` where there is no such table.

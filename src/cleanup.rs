@@ -154,7 +154,6 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     let mut outcome = Outcome::default();
     let mut guests = new_candidates(&limits, batch)?;
     let rest = batch - guests.len() as i64;
-    outcome.more = rest == 0;
     if rest > 0 {
         let left_before = left_before(&limits, recheck_after, rest)?;
         if left_before.len() as i64 == rest {
@@ -173,6 +172,8 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     if !guests.is_empty() {
         delete_or_leave(guests, settings, &mut outcome)?;
     }
+    // A full batch that did nothing (others hold the guests' sessions) would be found again at once.
+    outcome.more |= rest == 0 && outcome.deleted + outcome.newly_left > 0;
     outcome.sessions = delete_sessions(&limits, batch)?;
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;

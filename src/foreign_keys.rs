@@ -20,12 +20,11 @@ pub enum OnDelete {
 
 /// A foreign key to `auth.users (id)`.
 pub struct ForeignKey {
-    /// Whether its column is a `uuid`, or a domain over it. A column of another type is compared by a cast of the
-    /// application's.
-    pub is_uuid: bool,
     pub constraint: pg_sys::Oid,
     relation: pg_sys::Oid,
     pub name: String,
+    schema: String,
+    relation_name: String,
     /// Qualified and quoted.
     pub table: String,
     /// As it stands in SQL, with ONLY where referential integrity would say so too.
@@ -35,6 +34,8 @@ pub struct ForeignKey {
     on_delete: OnDelete,
     /// What SET NULL and SET DEFAULT apply to.
     set_columns: Vec<String>,
+    /// A table of another owner, whose triggers would run with the rights of this table's owner.
+    lends_to: Option<String>,
 }
 
 /// Every foreign key to `auth.users (id)` that there is now, even under REPEATABLE READ.
@@ -50,11 +51,27 @@ pub fn all() -> Result<Vec<ForeignKey>> {
                  array(select pg_catalog.quote_ident(s.attname) from pg_catalog.pg_attribute s
                        where s.attrelid = c.conrelid and s.attnum = any (coalesce(c.confdelsetcols, c.conkey))),
                  pg_catalog.cardinality(c.confkey) = 1 and r.attname = 'id',
-                 (with recursive base as (
-                     select a.atttypid as type
-                     union all
-                     select t.typbasetype from base b join pg_catalog.pg_type t on t.oid = b.type where t.typtype = 'd')
-                  select pg_catalog.bool_or(type = 'pg_catalog.uuid'::pg_catalog.regtype) from base)
+                 n.nspname::text, t.relname::text,
+                 -- Partitions and, before Postgres 18, tables that the action goes on to by foreign keys.
+                 (with recursive reached as (
+                      select c.conrelid as relation, c.confdeltype = 'c' as is_delete
+                      union
+                      select next.relation, r.is_delete and next.is_delete
+                      from reached r
+                      cross join lateral (
+                          select i.inhrelid as relation, true as is_delete
+                          from pg_catalog.pg_inherits i where i.inhparent = r.relation
+                          union all
+                          select f.conrelid, f.confdeltype = 'c'
+                          from pg_catalog.pg_constraint f
+                          where f.contype = 'f' and f.confrelid = r.relation and f.conparentid = 0
+                            and f.conrelid <> r.relation
+                            and case when r.is_delete then f.confdeltype else f.confupdtype end in ('c', 'n', 'd')
+                            and pg_catalog.current_setting('server_version_num')::integer < 180000) next)
+                  select pg_catalog.min(l.oid::pg_catalog.regclass::text)
+                  from reached r join pg_catalog.pg_class l on l.oid = r.relation
+                  where c.confdeltype in ('c', 'n', 'd') and l.relowner <> t.relowner
+                    and exists (select from pg_catalog.pg_trigger g where g.tgrelid = l.oid and not g.tgisinternal))
           from pg_catalog.pg_constraint c
           join pg_catalog.pg_class t on t.oid = c.conrelid
           join pg_catalog.pg_namespace n on n.oid = t.relnamespace
@@ -81,7 +98,9 @@ pub fn all() -> Result<Vec<ForeignKey>> {
             ));
         }
         keys.push(ForeignKey {
-            is_uuid: row.get(11).unwrap_or(false),
+            schema: text(11),
+            relation_name: text(12),
+            lends_to: row.get(13),
             constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
             relation: row.get(2).unwrap_or(pg_sys::InvalidOid),
             name: text(3),
@@ -103,9 +122,10 @@ pub fn all() -> Result<Vec<ForeignKey>> {
 }
 
 impl ForeignKey {
-    /// Whether the key forbids deleting a user who has rows in its table.
+    /// Whether a user who has rows in the table cannot be deleted: the key says so, or its action would run somebody's
+    /// triggers with rights that are not theirs.
     pub fn forbids(&self) -> bool {
-        self.on_delete == OnDelete::Forbid
+        self.on_delete == OnDelete::Forbid || self.lends_to.is_some()
     }
 
     /// Those of `users` who have rows in the table.
@@ -129,8 +149,11 @@ impl ForeignKey {
             let assignments: Vec<_> = self.set_columns.iter().map(|column| format!("{column} = {value}")).collect();
             format!("update {} set {} where {}", self.target, assignments.join(", "), self.condition())
         };
+        if self.forbids() {
+            return self.check_no_rows(users);
+        }
         let sql = match self.on_delete {
-            OnDelete::Forbid => return self.check_no_rows(users),
+            OnDelete::Forbid => return Ok(()),
             OnDelete::Cascade => format!("delete from {} where {}", self.target, self.condition()),
             OnDelete::SetNull => assign("null"),
             OnDelete::SetDefault => assign("default"),
@@ -150,14 +173,25 @@ impl ForeignKey {
         if found { Err(self.still_referenced()) } else { Ok(()) }
     }
 
+    fn changed(&self) -> Error {
+        let message = format!("table {} or its foreign key \"{}\" was changed meanwhile", self.table, self.name);
+        error(409, "conflict", message).about(&self.table, &self.name)
+    }
+
     fn still_referenced(&self) -> Error {
-        error(
-            409,
-            "user_still_referenced",
-            format!("rows of table {} keep the user, by foreign key \"{}\"", self.table, self.name),
-        )
-        .about(&self.table, &self.name)
-        .hint("Delete or reassign those rows first, or give the foreign key another ON DELETE action.")
+        let because = match &self.lends_to {
+            None => format!("by foreign key \"{}\"", self.name),
+            Some(other) => format!(
+                "by foreign key \"{}\": its action would run triggers of table {other} with the rights of the owner of {}",
+                self.name, self.table
+            ),
+        };
+        error(409, "user_still_referenced", format!("rows of table {} keep the user, {because}", self.table))
+            .about(&self.table, &self.name)
+            .hint(match self.lends_to {
+                None => "Delete or reassign those rows first, or give the foreign key another ON DELETE action.",
+                Some(_) => "Give both tables the same owner, or delete those rows first.",
+            })
     }
 
     fn condition(&self) -> String {
@@ -182,12 +216,15 @@ impl ForeignKey {
         catalog::lock(self.relation).map_err(about)?;
         // Under the lock its owner cannot change any more, nor the key go.
         if catalog::owner(self.relation) != Some(self.owner) || !catalog::constraint_exists(self.constraint) {
-            let message = format!("table {} or its foreign key \"{}\" was changed meanwhile", self.table, self.name);
-            return Err(error(409, "conflict", message).about(&self.table, &self.name));
+            return Err(self.changed());
         }
         as_owner::run(self.owner, || {
-            let (types, values) = ([pg_sys::UUIDARRAYOID], [spi::uuids(users)]);
-            spi::run_on_table(self.relation, &sql, &types, &values, read)
+            // Whoever owns the schema could have put another table in the place of the one that is locked.
+            let check = || match catalog::find_relation(&self.schema, &self.relation_name) == Some(self.relation) {
+                true => Ok(()),
+                false => Err(self.changed()),
+            };
+            spi::run_checked(&sql, &[pg_sys::UUIDARRAYOID], &[spi::uuids(users)], check, read)
         })
         .map_err(about)?;
         Ok(())

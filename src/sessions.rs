@@ -37,6 +37,12 @@ impl Session {
         replaced_tokens(&self.replaced).any(|(time, nonce)| time > oldest && nonce == token.nonce)
     }
 
+    /// Whether a token that was replaced recently may have been forgotten, so many were since.
+    fn may_have_forgotten(&self, settings: &Settings) -> bool {
+        let oldest = clock::now() - settings.refresh_token_reuse_interval;
+        replaced_tokens(&self.replaced).nth(REPLACED_KEPT - 1).is_some_and(|(time, _)| time > oldest)
+    }
+
     /// What to remember once the current token is replaced: it, and those before it whose refresh token may be
     /// used again or whose access tokens may still be valid.
     fn replaced_with_current(&self, now: i64, settings: &Settings) -> Vec<u8> {
@@ -317,13 +323,14 @@ fn refresh(token: &str) -> Result<JsonB> {
             }
         } else if session.was_replaced_recently(&token, &settings) {
             return answer(&session, &user, &settings);
-        } else if token.counter < session.counter as u64 {
+        } else if token.counter < session.counter as u64 && !session.may_have_forgotten(&settings) {
             // An old token: its bearer or the session's is a thief. This must not be undone by a rollback.
             let request = Request::RevokeSession { session: session.id, user: session.user };
             own_transaction::run(request, || find(session.id).is_none_or(|session| session.is_revoked))?;
             return Err(already_used());
         } else {
-            // Of the right key, but ahead of the session: minted in a transaction that was rolled back.
+            // Of the right key, but ahead of the session: minted in a transaction that was rolled back. Or so many
+            // were replaced within the interval that nobody can tell: that ends no session.
             return Err(refresh_token_not_found());
         }
     }
@@ -377,6 +384,11 @@ fn sign_out(args: &Args) -> Result<()> {
         );
     }
     let (user, session) = claims::require()?;
+    if session.is_none() && scope != "global" {
+        // Trusted claims of a request need not name one.
+        return Err(error(401, "session_not_found", "the claims of the request name no session")
+            .hint("Sign out of all sessions: SELECT auth.sign_out('global');"));
+    }
     users::lock(user)?;
     DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid), spi::value(scope.as_str())])?;
     Ok(())

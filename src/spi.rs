@@ -135,47 +135,27 @@ pub fn run_once(sql: &CStr) -> Result<()> {
     })
 }
 
-/// Runs a statement made at run time on one table, seeing everything committed.
-///
-/// Names are looked up when a statement is parsed, and whoever owns a schema can put another table in the place of
-/// one that was found, checked and locked by its OID. So it is refused, before it is planned, where it turns out to
-/// be about another.
+/// Runs a statement made at run time, seeing everything committed.
 ///
 /// # Arguments
-/// * `table` – the table it must be about
 /// * `sql` – one statement; every identifier quoted by the caller
 /// * `types`, `values` – its parameters
-pub fn run_on_table(
-    table: pg_sys::Oid,
+/// * `check` – called when names have been looked up and nothing else has been done: planning already may run
+///   functions of an application
+pub fn run_checked(
     sql: &CStr,
     types: &[pg_sys::Oid],
     values: &[Value],
+    check: impl FnOnce() -> Result<()>,
     read: impl FnMut(&Row) -> Result<()>,
 ) -> Result<u64> {
     connected(|| {
         let plan = prepare(sql, types)?;
-        if !unsafe { is_about(plan, table) } {
-            let message = "a table that references auth.users was replaced by another of the same name";
-            return Err(crate::error::error(409, "conflict", message));
-        }
+        check()?;
         let processed = execute(plan, values, Visibility::Latest, read)?;
         unsafe { pg_sys::SPI_freeplan(plan) };
         Ok(processed)
     })
-}
-
-unsafe fn is_about(plan: pg_sys::SPIPlanPtr, table: pg_sys::Oid) -> bool {
-    unsafe {
-        let sources = pg_sys::SPI_plan_get_plan_sources(plan);
-        let items = |list: *mut pg_sys::List| {
-            let count = if list.is_null() { 0 } else { (*list).length };
-            (0..count).map(move |i| *(*list).elements.add(i as usize))
-        };
-        items(sources).all(|source| {
-            let source = source.ptr_value as *mut pg_sys::CachedPlanSource;
-            items((*source).relationOids).any(|relation| relation.oid_value == table)
-        })
-    }
 }
 
 /// Runs `body` in a subtransaction: its changes stay if it succeeds, and go if it fails.

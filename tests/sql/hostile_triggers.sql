@@ -207,6 +207,35 @@ select others_go($$create table mal.u (user_id uuid references auth.users (id));
 select why->>'table' as "table", why ? 'blocked' as blocked from jsonb_array_elements(auth.cleanup_expired_users()->'by_table') why;
 rollback;
 
+-- N22: a cascade goes on to her table, and would run her trigger with the rights of the owner of the table between.
+begin;
+create table posts (id int primary key, user_id uuid references auth.users (id) on delete cascade);
+grant references on posts to mallory;
+select attack($$create table mal.likes (post int references public.posts (id) on delete cascade);
+                grant insert on mal.likes to public;
+                create trigger steal after delete on mal.likes for each row execute function mal.steal();$$);
+insert into auth.users (id, is_anonymous, created_at) values ('00000000-0000-7000-8000-000000000002', true, now() - interval '200 days');
+insert into posts values (1, '00000000-0000-7000-8000-000000000002');
+insert into mal.likes values (1);
+select auth.cleanup_expired_users() is not null as cleaned_up;
+select who from mal.loot where who <> 'mallory';
+rollback;
+
+-- N13: a trigger finds nothing of the caller's by name, temporary tables included.
+begin;
+create table notes (user_id uuid references auth.users (id) on delete cascade);
+create table notes_log (user_id uuid);
+create function log_note() returns trigger language plpgsql as 'begin insert into notes_log values (old.user_id); return null; end';
+create trigger log_note after delete on notes for each row execute function log_note();
+create temporary table notes_log (user_id uuid);
+select * from session(auth.sign_in_anonymously()) \gset ada_
+insert into notes values (:'ada_id');
+select set_config('anon_auth.access_token', :'ada_token', true) is not null as set;
+select auth.delete_user();
+select count(*) from public.notes_log;
+select count(*) from pg_temp.notes_log;
+rollback;
+
 -- N10, N22: a login role with nothing but everybody's rights, and temporary tables.
 select * from session(auth.sign_in_anonymously()) \gset ada_
 \set superuser :USER
