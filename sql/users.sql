@@ -37,7 +37,7 @@ create index users_left_guests_idx on auth.users (id)
 comment on table auth.users is 'One row per user. A guest (anonymous user) has is_anonymous = true and keeps its id when it becomes permanent.';
 comment on column auth.users.id is 'UUID version 7, never used again after deletion. Reference it from application tables: REFERENCES auth.users (id).';
 comment on column auth.users.aud is 'Audience (aud) of the tokens at the time the user was created';
-comment on column auth.users.role is 'Postgres role that auth.authenticate() takes for this user';
+comment on column auth.users.role is 'Postgres role that auth.authenticate() takes for this user, by tokens issued from now on';
 comment on column auth.users.email is 'E-mail address; it counts as the user''s only where email_confirmed_at is set';
 comment on column auth.users.encrypted_password is 'Password hash, never a password';
 comment on column auth.users.email_confirmed_at is 'When the e-mail address was proven; NULL if it was not';

@@ -225,6 +225,9 @@ pub fn verify(token: &str) -> Result<Rc<Verified>> {
     {
         return Ok(verified);
     }
+    if token.is_empty() {
+        return Err(bad_jwt("it is empty"));
+    }
     let parsed = jwt::parse(token).map_err(|e| bad_jwt(e.to_string()))?;
     let key = keys::all().verifying(parsed.kid())?;
     let key =

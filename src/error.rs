@@ -68,7 +68,7 @@ impl Error {
         self
     }
 
-    /// Names the table and constraint that it is about.
+    /// Names the table and constraint that it is about; the constraint may be empty.
     pub fn about(mut self, table: &str, constraint: &str) -> Self {
         match &mut self {
             Error::Ours(report) => report.about = Some((table.into(), constraint.into())),
@@ -88,7 +88,10 @@ impl Error {
     /// Table and constraint that the error is about, where it names them.
     pub fn table_and_constraint(&self) -> (Option<String>, Option<String>) {
         match self {
-            Error::Ours(report) => report.about.clone().unzip(),
+            Error::Ours(report) => {
+                let (table, constraint) = report.about.clone().unzip();
+                (table, constraint.filter(|name| !name.is_empty()))
+            }
             Error::Postgres(data, about) => unsafe {
                 let table = text((**data).table_name).map(|table| match text((**data).schema_name) {
                     Some(schema) => format!("{schema}.{table}"),
@@ -114,10 +117,16 @@ impl Error {
 
     /// Whether a lock could not be had.
     pub fn is_lock_timeout(&self) -> bool {
-        match self {
-            Error::Ours(_) => false,
-            Error::Postgres(data, _) => &sqlstate_text(unsafe { (**data).sqlerrcode }) == b"55P03",
-        }
+        self.sqlstate() == "55P03"
+    }
+
+    /// The five characters of the SQLSTATE.
+    pub fn sqlstate(&self) -> String {
+        let state = match self {
+            Error::Ours(report) => report.sqlstate,
+            Error::Postgres(data, _) => sqlstate_text(unsafe { (**data).sqlerrcode }),
+        };
+        String::from_utf8_lossy(&state).into_owned()
     }
 
     /// Frees what it holds, for an error that was dealt with.

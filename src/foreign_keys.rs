@@ -34,8 +34,6 @@ pub struct ForeignKey {
     on_delete: OnDelete,
     /// What SET NULL and SET DEFAULT apply to.
     set_columns: Vec<String>,
-    /// A table of another owner, whose triggers would run with the rights of this table's owner.
-    lends_to: Option<String>,
 }
 
 /// Every foreign key to `auth.users (id)` that there is now, even under REPEATABLE READ.
@@ -51,27 +49,7 @@ pub fn all() -> Result<Vec<ForeignKey>> {
                  array(select pg_catalog.quote_ident(s.attname) from pg_catalog.pg_attribute s
                        where s.attrelid = c.conrelid and s.attnum = any (coalesce(c.confdelsetcols, c.conkey))),
                  pg_catalog.cardinality(c.confkey) = 1 and r.attname = 'id',
-                 n.nspname::text, t.relname::text,
-                 -- Partitions and, before Postgres 18, tables that the action goes on to by foreign keys.
-                 (with recursive reached as (
-                      select c.conrelid as relation, c.confdeltype = 'c' as is_delete
-                      union
-                      select next.relation, r.is_delete and next.is_delete
-                      from reached r
-                      cross join lateral (
-                          select i.inhrelid as relation, true as is_delete
-                          from pg_catalog.pg_inherits i where i.inhparent = r.relation
-                          union all
-                          select f.conrelid, f.confdeltype = 'c'
-                          from pg_catalog.pg_constraint f
-                          where f.contype = 'f' and f.confrelid = r.relation and f.conparentid = 0
-                            and f.conrelid <> r.relation
-                            and case when r.is_delete then f.confdeltype else f.confupdtype end in ('c', 'n', 'd')
-                            and pg_catalog.current_setting('server_version_num')::integer < 180000) next)
-                  select pg_catalog.min(l.oid::pg_catalog.regclass::text)
-                  from reached r join pg_catalog.pg_class l on l.oid = r.relation
-                  where c.confdeltype in ('c', 'n', 'd') and l.relowner <> t.relowner
-                    and exists (select from pg_catalog.pg_trigger g where g.tgrelid = l.oid and not g.tgisinternal))
+                 n.nspname::text, t.relname::text
           from pg_catalog.pg_constraint c
           join pg_catalog.pg_class t on t.oid = c.conrelid
           join pg_catalog.pg_namespace n on n.oid = t.relnamespace
@@ -100,7 +78,6 @@ pub fn all() -> Result<Vec<ForeignKey>> {
         keys.push(ForeignKey {
             schema: text(11),
             relation_name: text(12),
-            lends_to: row.get(13),
             constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
             relation: row.get(2).unwrap_or(pg_sys::InvalidOid),
             name: text(3),
@@ -122,10 +99,9 @@ pub fn all() -> Result<Vec<ForeignKey>> {
 }
 
 impl ForeignKey {
-    /// Whether a user who has rows in the table cannot be deleted: the key says so, or its action would run somebody's
-    /// triggers with rights that are not theirs.
+    /// Whether the key forbids deleting a user who has rows in its table.
     pub fn forbids(&self) -> bool {
-        self.on_delete == OnDelete::Forbid || self.lends_to.is_some()
+        self.on_delete == OnDelete::Forbid
     }
 
     /// Those of `users` who have rows in the table.
@@ -152,6 +128,10 @@ impl ForeignKey {
         if self.forbids() {
             return self.check_no_rows(users);
         }
+        if let Some(why) = self.would_lend_rights()? {
+            // Nothing is lent where there is nothing to do.
+            return self.check_no_rows(users).map_err(|_| self.still_referenced(&why));
+        }
         let sql = match self.on_delete {
             OnDelete::Forbid => return Ok(()),
             OnDelete::Cascade => format!("delete from {} where {}", self.target, self.condition()),
@@ -170,7 +150,7 @@ impl ForeignKey {
             found = true;
             Ok(())
         })?;
-        if found { Err(self.still_referenced()) } else { Ok(()) }
+        if found { Err(self.still_referenced("")) } else { Ok(()) }
     }
 
     fn changed(&self) -> Error {
@@ -178,20 +158,66 @@ impl ForeignKey {
         error(409, "conflict", message).about(&self.table, &self.name)
     }
 
-    fn still_referenced(&self) -> Error {
-        let because = match &self.lends_to {
-            None => format!("by foreign key \"{}\"", self.name),
-            Some(other) => format!(
-                "by foreign key \"{}\": its action would run triggers of table {other} with the rights of the owner of {}",
-                self.name, self.table
-            ),
-        };
-        error(409, "user_still_referenced", format!("rows of table {} keep the user, {because}", self.table))
-            .about(&self.table, &self.name)
-            .hint(match self.lends_to {
-                None => "Delete or reassign those rows first, or give the foreign key another ON DELETE action.",
-                Some(_) => "Give both tables the same owner, or delete those rows first.",
-            })
+    fn still_referenced(&self, why: &str) -> Error {
+        let message = format!("rows of table {} keep the user, by foreign key \"{}\"{why}", self.table, self.name);
+        error(409, "user_still_referenced", message)
+            .about(&self.table, if why.is_empty() { &self.name } else { "" })
+            .hint("Delete or reassign those rows first, or give the foreign key another ON DELETE action.")
+    }
+
+    /// Whether the delete action would run somebody's code with the rights of this table's owner, and why.
+    ///
+    /// It would where it goes on to a table of another owner: a partition or, before Postgres 18, by a further
+    /// foreign key. And where a trigger's function that sets a `search_path` of its own would find temporary objects
+    /// of the caller's in the place of the owner's tables. All tables it goes on to are locked, so that they stay
+    /// what they are.
+    fn would_lend_rights(&self) -> Result<Option<String>> {
+        static SELECT: Statement = Statement::latest(
+            c"with recursive reached as (
+                  select $1 as relation, $2 as is_delete
+                  union
+                  select next.relation, r.is_delete and next.is_delete
+                  from reached r
+                  cross join lateral (
+                      select i.inhrelid as relation, true as is_delete
+                      from pg_catalog.pg_inherits i where i.inhparent = r.relation
+                      union all
+                      select f.conrelid, f.confdeltype = 'c'
+                      from pg_catalog.pg_constraint f
+                      where f.contype = 'f' and f.confrelid = r.relation and f.conparentid = 0
+                        and case when r.is_delete then f.confdeltype else f.confupdtype end in ('c', 'n', 'd')
+                        and pg_catalog.current_setting('server_version_num')::integer < 180000) next)
+              select distinct c.oid, c.oid::pg_catalog.regclass::text, c.relowner <> $3,
+                     exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal)
+                     and exists (select from pg_catalog.pg_class t
+                                 where t.relnamespace = pg_catalog.pg_my_temp_schema() and t.relowner <> $3)
+              from reached r join pg_catalog.pg_class c on c.oid = r.relation
+              order by 1",
+            &[pg_sys::OIDOID, pg_sys::BOOLOID, pg_sys::OIDOID],
+        );
+        let mut locked: Vec<pg_sys::Oid> = Vec::new();
+        loop {
+            let mut reached = Vec::new();
+            let mut why = None;
+            let is_delete = self.on_delete == OnDelete::Cascade;
+            SELECT.each(&[spi::value(self.relation), spi::value(is_delete), spi::value(self.owner)], |row| {
+                let name: String = row.get(2).unwrap_or_default();
+                reached.extend(row.get::<pg_sys::Oid>(1));
+                if row.get(3) == Some(true) {
+                    why = Some(format!(": its action goes on to table {name}, which has another owner"));
+                } else if row.get(4) == Some(true) {
+                    why = Some(format!(": triggers of table {name} might find temporary tables of this session"));
+                }
+                Ok(())
+            })?;
+            if why.is_some() || reached.iter().all(|relation| locked.contains(relation)) {
+                return Ok(why);
+            }
+            for relation in &reached {
+                catalog::lock(*relation)?;
+            }
+            locked = reached;
+        }
     }
 
     fn condition(&self) -> String {

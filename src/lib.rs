@@ -17,6 +17,7 @@ mod compat;
 mod deletion;
 mod error;
 mod executor;
+mod expired_guests;
 mod foreign_keys;
 mod function;
 mod guc;

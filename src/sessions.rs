@@ -421,6 +421,10 @@ fn refresh_token_not_found() -> Error {
 }
 
 fn already_used() -> Error {
-    error(401, "refresh_token_already_used", "the refresh token was replaced before, so its session was ended")
-        .hint("Somebody may have stolen it. Sign in again.")
+    error(
+        401,
+        "refresh_token_already_used",
+        "the session was ended, since one of its replaced refresh tokens came back",
+    )
+    .hint("Somebody may have stolen it. Sign in again.")
 }

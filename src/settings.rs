@@ -183,7 +183,7 @@ impl Definition {
         match self.kind {
             Kind::Boolean => "true, false".into(),
             Kind::Word(words) => words.join(", "),
-            Kind::Text => "any text that is not empty".into(),
+            Kind::Text => "any text of 1 to 1024 bytes".into(),
             Kind::Interval(least, most) => {
                 format!("{} to {} (a month counts as 30 days)", interval_text(least), interval_text(most))
             }
@@ -194,7 +194,9 @@ impl Definition {
     /// The value in the one form in which it is stored.
     fn canonical(&self, value: &str) -> Result<String> {
         let refused = || {
-            invalid(format!("\"{value}\" is not a value for setting \"{}\"", self.name))
+            let shown: String = value.chars().take(60).collect();
+            let dots = if shown.len() < value.len() { "…" } else { "" };
+            invalid(format!("\"{shown}{dots}\" is not a value for setting \"{}\"", self.name))
                 .hint(format!("Allowed: {}.", self.allowed()))
         };
         let value = value.trim();

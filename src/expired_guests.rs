@@ -1,0 +1,290 @@
+//! The guests among what has expired: found, locked and deleted in lots, or left to a later run.
+
+use crate::cleanup::{Limits, Outcome, Reason};
+use crate::deletion;
+use crate::error::Result;
+use crate::foreign_keys;
+use crate::settings::Settings;
+use crate::spi::{self, Statement, Value};
+use pgrx::pg_sys;
+use std::collections::{HashMap, HashSet};
+use uuid::Uuid;
+
+/// Deletes a batch of expired guests.
+///
+/// # Arguments
+/// * `batch` – guests at the most
+/// * `recheck_after` – where to go on with those that had to be left before
+pub fn clean_up(
+    limits: &Limits,
+    settings: &Settings,
+    batch: i64,
+    recheck_after: Uuid,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let mut work = Work { limits, settings, outcome, lock_waits: LOCK_WAITS };
+    let found = work.delete(Lot::New(batch))? as i64;
+    let rest = batch - found;
+    if rest > 0 {
+        let left_before = left_before(limits, recheck_after, rest)?;
+        if left_before.len() as i64 == rest {
+            work.outcome.more = true;
+            work.outcome.recheck_after = left_before.last().copied();
+        }
+        // Most are still kept, and cost no lock and no write.
+        let kept = find_kept(&left_before, settings, work.outcome)?;
+        let freed: Vec<Uuid> = left_before.into_iter().filter(|guest| !kept.contains(guest)).collect();
+        if !freed.is_empty() {
+            work.delete(Lot::These(&freed))?;
+        }
+    }
+    // A full batch that did nothing (others hold the guests' sessions) would be found again at once.
+    outcome.more |= rest == 0 && outcome.deleted + outcome.newly_left > 0;
+    Ok(())
+}
+
+/// Guests to be tried together.
+enum Lot<'a> {
+    /// So many that clean-up has not had to leave before.
+    New(i64),
+    /// These, as far as they are expired.
+    These(&'a [Uuid]),
+}
+
+/// Waits for somebody else's locks that a batch has time for. Twice what it takes to find one guest in a batch.
+const LOCK_WAITS: u32 = 16;
+
+struct Work<'a> {
+    limits: &'a Limits,
+    settings: &'a Settings,
+    outcome: &'a mut Outcome,
+    lock_waits: u32,
+}
+
+impl Work<'_> {
+    /// Deletes a lot; where it fails, in halves, down to the one guest whose rows raise the error. Returns how many
+    /// guests it found.
+    ///
+    /// They are locked in the subtransaction that deletes them. Were they locked outside of it, each row would carry
+    /// two transaction ids, and Postgres would not know its index entries for dead before a VACUUM: every further
+    /// batch would have to step over them.
+    fn delete(&mut self, lot: Lot) -> Result<usize> {
+        let mut found = Vec::new();
+        let tried = spi::subtransaction(|| {
+            found = match lot {
+                Lot::New(batch) => lock_new(self.limits, batch)?,
+                Lot::These(guests) => lock_these(self.limits, guests)?,
+            };
+            delete_or_leave(&found, self.limits, self.settings)
+        })?;
+        match tried {
+            Ok(part) => self.outcome.add(part),
+            // Not about a guest.
+            Err(error) if found.is_empty() => return Err(error),
+            Err(error) if found.len() == 1 || error.is_lock_timeout() && self.lock_waits == 0 => {
+                self.outcome.newly_left += leave(&found)?;
+                let (table, constraint) = error.table_and_constraint();
+                let table = table.unwrap_or_default();
+                let (reason, message) = match constraint.filter(|_| !error.is_lock_timeout()) {
+                    Some(constraint) => (Reason::Constraint(constraint), String::new()),
+                    None => (Reason::Error(error.sqlstate()), error.message()),
+                };
+                error.discard();
+                self.outcome.keep(&table, reason, &message, false, found.len());
+            }
+            Err(error) => {
+                if error.is_lock_timeout() {
+                    self.lock_waits -= 1;
+                }
+                error.discard();
+                let (first, second) = found.split_at(found.len() / 2);
+                self.delete(Lot::These(first))?;
+                self.delete(Lot::These(second))?;
+            }
+        }
+        Ok(found.len())
+    }
+}
+
+/// Deletes those guests that nothing keeps, and notes for the others that it tried. All are locked.
+fn delete_or_leave(guests: &[Uuid], limits: &Limits, settings: &Settings) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let guests = without_live_sessions(guests, limits)?;
+    let kept = find_kept(&guests, settings, &mut outcome)?;
+    let (kept, free): (Vec<Uuid>, Vec<Uuid>) = guests.into_iter().partition(|guest| kept.contains(guest));
+    if !free.is_empty() {
+        deletion::delete(&free)?;
+        outcome.deleted = free.len() as u64;
+    }
+    if !kept.is_empty() {
+        outcome.newly_left = leave(&kept)?;
+    }
+    Ok(outcome)
+}
+
+/// Notes of guests that they have to stay for now; returns for how many it is the first time.
+fn leave(guests: &[Uuid]) -> Result<u64> {
+    static LEAVE: Statement = Statement::new(
+        c"update auth.users set cleanup_blocked_at = pg_catalog.clock_timestamp()
+          where id in (select id from auth.users
+                       where id = any ($1) and cleanup_blocked_at is null for update skip locked)",
+        &[pg_sys::UUIDARRAYOID],
+    );
+    LEAVE.run(&[spi::uuids(guests)])
+}
+
+/// Those guests whom rows of application tables keep, by foreign keys that forbid the deletion or, with
+/// `cleanup_spare_owners`, by any.
+fn find_kept(guests: &[Uuid], settings: &Settings, outcome: &mut Outcome) -> Result<HashSet<Uuid>> {
+    let mut kept = HashSet::new();
+    if guests.is_empty() {
+        return Ok(kept);
+    }
+    for key in foreign_keys::all()? {
+        if !key.forbids() && !settings.cleanup_spare_owners {
+            continue;
+        }
+        let candidates: Vec<Uuid> = guests.iter().filter(|guest| !kept.contains(*guest)).copied().collect();
+        let (owners, reason, message) = match spi::subtransaction(|| key.owners_among(&candidates))? {
+            Ok(owners) => (owners, Reason::Constraint(key.name.clone()), String::new()),
+            // Nobody can tell whose rows are in it, and so Postgres would not delete anyone either.
+            Err(error) => {
+                let (reason, message) = (Reason::Error(error.sqlstate()), error.message());
+                error.discard();
+                (candidates, reason, message)
+            }
+        };
+        outcome.keep(&key.table, reason, &message, !key.forbids(), owners.len());
+        kept.extend(owners);
+    }
+    Ok(kept)
+}
+
+/// What the two look-ups of candidates share.
+///
+/// Rows that somebody holds (a refresh, a promotion, an uncommitted row of an application that references the
+/// guest) are passed over, not waited for. OFFSET 0 keeps the planner from reading all sessions into a hash table.
+macro_rules! candidates {
+    ($which:literal, $order:literal) => {
+        concat!(
+            "select u.id from auth.users u
+             where u.is_anonymous and ",
+            $which,
+            "  and coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date) <= $1 and u.created_at <= $2
+               and (not $3 or not (
+                   exists (select from auth.sessions s
+                           where s.user_id = u.id and s.refreshed_at > $4 and s.created_at > $5
+                             and not exists (select from auth.session_revocations r where r.session_id = s.id) offset 0)
+                   or exists (select from auth.device_keys d where d.user_id = u.id offset 0)
+                   or exists (select from auth.one_time_tokens t
+                              where t.user_id = u.id and t.expires_at > pg_catalog.clock_timestamp() offset 0)))
+             ",
+            $order,
+            " for update of u skip locked\0"
+        )
+    };
+}
+
+impl Limits {
+    /// `$1` to `$6` of [`candidates`].
+    fn values(&self, last: Value) -> [Value; 6] {
+        [
+            Some(pg_sys::Datum::from(self.idle_since)),
+            spi::timestamp(self.created_by),
+            spi::value(self.unreachable_only),
+            spi::timestamp(self.session_refreshed_by),
+            spi::timestamp(self.session_created_by),
+            last,
+        ]
+    }
+}
+
+/// Locks expired guests that clean-up has not had to leave before.
+fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<Uuid>> {
+    static SELECT: Statement = Statement::new(
+        spi::literal(candidates!(
+            "u.cleanup_blocked_at is null",
+            "order by coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date) limit $6"
+        )),
+        &[
+            pg_sys::DATEOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::BOOLOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::INT8OID,
+        ],
+    );
+    ids(&SELECT, &limits.values(spi::value(batch)))
+}
+
+/// Locks those of `guests` that are expired.
+fn lock_these(limits: &Limits, guests: &[Uuid]) -> Result<Vec<Uuid>> {
+    static SELECT: Statement = Statement::new(
+        spi::literal(candidates!("u.id = any ($6)", "")),
+        &[
+            pg_sys::DATEOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::BOOLOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::UUIDARRAYOID,
+        ],
+    );
+    ids(&SELECT, &limits.values(spi::uuids(guests)))
+}
+
+/// Expired guests that it had to leave before this batch: what kept them may be gone. By id, from `after` on, not locked.
+fn left_before(limits: &Limits, after: Uuid, batch: i64) -> Result<Vec<Uuid>> {
+    static SELECT: Statement = Statement::new(
+        c"select id from auth.users
+          where is_anonymous and cleanup_blocked_at < $4 and id > $1 and created_at <= $2
+          order by id limit $3",
+        &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID, pg_sys::TIMESTAMPTZOID],
+    );
+    let values = [spi::uuid(after), spi::timestamp(limits.created_by), spi::value(batch), spi::timestamp(limits.now)];
+    ids(&SELECT, &values)
+}
+
+fn ids(statement: &Statement, values: &[Value]) -> Result<Vec<Uuid>> {
+    let mut ids = Vec::new();
+    statement.each(values, |row| {
+        ids.push(row.uuid(1));
+        Ok(())
+    })?;
+    Ok(ids)
+}
+
+/// Those whose sessions are all locked by us, and still ended: a refresh touches the session only, so the lock
+/// on the user's row does not tell of one that is under way.
+fn without_live_sessions(guests: &[Uuid], limits: &Limits) -> Result<Vec<Uuid>> {
+    static COUNT: Statement = Statement::new(
+        c"select user_id, pg_catalog.count(*) from auth.sessions where user_id = any ($1) group by user_id",
+        &[pg_sys::UUIDARRAYOID],
+    );
+    static LOCK: Statement = Statement::new(
+        c"select s.user_id, s.refreshed_at > $2 and s.created_at > $3
+                 and not exists (select from auth.session_revocations r where r.session_id = s.id)
+          from auth.sessions s where s.user_id = any ($1) for update of s skip locked",
+        &[pg_sys::UUIDARRAYOID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID],
+    );
+    let mut unlocked: HashMap<Uuid, i64> = HashMap::new();
+    COUNT.each(&[spi::uuids(guests)], |row| {
+        unlocked.insert(row.uuid(1), row.get(2).unwrap_or(0));
+        Ok(())
+    })?;
+    let mut live = HashSet::new();
+    let values =
+        [spi::uuids(guests), spi::timestamp(limits.session_refreshed_by), spi::timestamp(limits.session_created_by)];
+    LOCK.each(&values, |row| {
+        *unlocked.entry(row.uuid(1)).or_default() -= 1;
+        if row.get(2) == Some(true) {
+            live.insert(row.uuid(1));
+        }
+        Ok(())
+    })?;
+    let is_free = |guest: &Uuid| {
+        unlocked.get(guest).copied().unwrap_or(0) <= 0 && !(limits.unreachable_only && live.contains(guest))
+    };
+    Ok(guests.iter().copied().filter(is_free).collect())
+}
