@@ -71,9 +71,10 @@ fn search_path(role: pg_sys::Oid) -> Result<String> {
     );
     let path = SELECT.first(&[spi::value(role)], |row| Ok(row.get::<String>(1).unwrap_or_default()))?;
     let path = path.unwrap_or_else(|| "\"$user\", public".into());
-    let is_temporary = |name: &str| name.trim_matches('"').eq_ignore_ascii_case("pg_temp");
-    let schemas = path.split(',').map(str::trim).filter(|name| !name.is_empty() && !is_temporary(name));
-    Ok(schemas.chain(["pg_temp"]).collect::<Vec<_>>().join(", "))
+    // Put together again as it was, for a name may hold a comma.
+    let is_temporary = |name: &str| name.trim().trim_matches('"').eq_ignore_ascii_case("pg_temp");
+    let path = path.split(',').filter(|name| !is_temporary(name)).collect::<Vec<_>>().join(",");
+    Ok(if path.trim().is_empty() { "pg_temp".into() } else { path + ", pg_temp" })
 }
 
 thread_local! {

@@ -125,32 +125,33 @@ impl ForeignKey {
             let assignments: Vec<_> = self.set_columns.iter().map(|column| format!("{column} = {value}")).collect();
             format!("update {} set {} where {}", self.target, assignments.join(", "), self.condition())
         };
-        if self.forbids() {
-            return self.check_no_rows(users);
-        }
-        if let Some(why) = self.would_lend_rights()? {
-            // Nothing is lent where there is nothing to do.
-            return self.check_no_rows(users).map_err(|_| self.still_referenced(&why));
-        }
         let sql = match self.on_delete {
-            OnDelete::Forbid => return Ok(()),
+            OnDelete::Forbid => return self.check_no_rows(users),
             OnDelete::Cascade => format!("delete from {} where {}", self.target, self.condition()),
             OnDelete::SetNull => assign("null"),
             OnDelete::SetDefault => assign("default"),
         };
+        if let Some(why) = self.would_lend_rights()? {
+            // Nothing is lent where there is nothing to do.
+            return if self.has_rows(users)? { Err(self.still_referenced(&why)) } else { Ok(()) };
+        }
         self.run(&sql, users, |_| Ok(()))
     }
 
     /// # Errors
     /// `user_still_referenced` where rows of `users` are left in the table.
     pub fn check_no_rows(&self, users: &[Uuid]) -> Result<()> {
+        if self.has_rows(users)? { Err(self.still_referenced("")) } else { Ok(()) }
+    }
+
+    fn has_rows(&self, users: &[Uuid]) -> Result<bool> {
         let sql = format!("select from {} where {} limit 1", self.target, self.condition());
         let mut found = false;
         self.run(&sql, users, |_| {
             found = true;
             Ok(())
         })?;
-        if found { Err(self.still_referenced("")) } else { Ok(()) }
+        Ok(found)
     }
 
     fn changed(&self) -> Error {
