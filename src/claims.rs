@@ -233,7 +233,7 @@ pub fn verify(token: &str) -> Result<Rc<Verified>> {
     let key =
         key.ok_or_else(|| bad_jwt("it is signed with a key that this database does not know or has revoked"))?;
     let claims = parsed.verify(&key).map_err(|e| bad_jwt(e.to_string()))?;
-    if claims.values().any(holds_nul) {
+    if any_holds_nul(&claims) {
         return Err(bad_jwt("it holds a NUL character, which jsonb cannot"));
     }
     let expected =
@@ -263,7 +263,7 @@ fn request_claims() -> Option<Rc<Verified>> {
         return verified;
     }
     let verified = match serde_json::from_str(text) {
-        Ok(Value::Object(claims)) if !claims.values().any(holds_nul) => Some(Rc::new(Verified::new(claims, false))),
+        Ok(Value::Object(claims)) if !any_holds_nul(&claims) => Some(Rc::new(Verified::new(claims, false))),
         _ => None,
     };
     let replaced = REQUEST.replace(Some((text.to_owned(), verified.clone())));
@@ -271,14 +271,18 @@ fn request_claims() -> Option<Rc<Verified>> {
     verified
 }
 
-/// Whether a text in it, or the name of a member, holds the one character that `jsonb` refuses.
+/// Whether it holds the one character that `jsonb` refuses, in a text or in the name of a member.
 fn holds_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value)),
+        Value::Object(members) => any_holds_nul(members),
         _ => false,
     }
+}
+
+fn any_holds_nul(members: &Map<String, Value>) -> bool {
+    members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
 }
 
 impl Verified {

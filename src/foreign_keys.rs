@@ -163,7 +163,10 @@ impl ForeignKey {
         let message = format!("rows of table {} keep the user, by foreign key \"{}\"{why}", self.table, self.name);
         error(409, "user_still_referenced", message)
             .about(&self.table, if why.is_empty() { &self.name } else { "" })
-            .hint("Delete or reassign those rows first, or give the foreign key another ON DELETE action.")
+            .hint(match why {
+                "" => "Delete or reassign those rows first, or give the foreign key another ON DELETE action.",
+                _ => "Let both tables have one owner, and use a session without temporary tables of other roles.",
+            })
     }
 
     /// Whether the delete action would run somebody's code with the rights of this table's owner, and why.

@@ -238,6 +238,12 @@ rollback;
 
 -- N10, N22: a login role with nothing but everybody's rights, and temporary tables.
 select * from session(auth.sign_in_anonymously()) \gset ada_
+create table guestbook (user_id uuid references auth.users (id) on delete cascade);
+create table guestbook_log (user_id uuid);
+create function log_guest() returns trigger language plpgsql set search_path = public as 'begin insert into guestbook_log values (old.user_id); return null; end';
+create trigger log_guest after delete on guestbook for each row execute function log_guest();
+select * from session(auth.sign_in_anonymously()) \gset bob_
+insert into guestbook values (:'bob_id');
 \set superuser :USER
 \c - plain_login
 set client_min_messages = error;
@@ -261,7 +267,16 @@ insert into x values (0);
 select left(raised('select auth.delete_user()'), 0) as whatever;
 commit;
 select distinct who from loot;
+-- N13: nor does a trigger whose function sets a search_path of its own, which would find temporary tables first.
+create temporary table guestbook_log (user_id uuid);
+begin;
+select set_config('anon_auth.access_token', :'bob_token', true) is not null as set;
+select raised('select auth.delete_user()');
+rollback;
+select count(*) from pg_temp.guestbook_log;
 \c - :superuser
+drop table guestbook, guestbook_log;
+drop function log_guest;
 
 drop procedure try;
 drop view outcome;
