@@ -45,8 +45,9 @@ pub fn delete(users: &[Uuid]) -> Result<()> {
         ));
     }
     if let Some(key) = foreign_keys::all()?.iter().find(|key| keys.iter().all(|k| k.constraint != key.constraint)) {
-        let message = format!("foreign key \"{}\" of table {} was added during the deletion", key.name, key.table);
-        return Err(error(409, "user_still_referenced", message).about(&key.table, &key.name));
+        let message =
+            format!("foreign key \"{}\" of table {} was added during the deletion", key.name, key.table.name);
+        return Err(error(409, "user_still_referenced", message).about(&key.table.name, &key.name));
     }
     let dealt_with = keys.iter().map(|key| key.constraint).collect();
     executor::without_foreign_keys(SQL, dealt_with, || DELETE.run(&[spi::uuids(users)]))?;

@@ -154,7 +154,7 @@ fn find_kept(guests: &[Uuid], settings: &Settings, outcome: &mut Outcome) -> Res
                 (candidates, reason, message)
             }
         };
-        outcome.keep(&key.table, reason, &message, !key.forbids(), owners.len());
+        outcome.keep(&key.table.name, reason, &message, !key.forbids(), owners.len());
         kept.extend(owners);
     }
     Ok(kept)

@@ -1,11 +1,11 @@
 //! Foreign keys of application tables that reference `auth.users (id)`: found by themselves, in any schema.
 
-use crate::as_owner;
+use crate::application_table::Table;
 use crate::catalog;
 use crate::error::{Error, Result, error};
 use crate::spi::{self, Row, Statement};
+use crate::table_columns;
 use pgrx::pg_sys;
-use std::ffi::CString;
 use uuid::Uuid;
 
 /// What a foreign key does with its rows when the user goes.
@@ -18,18 +18,23 @@ pub enum OnDelete {
     SetDefault,
 }
 
+impl OnDelete {
+    /// What `pg_constraint.confdeltype` and `confupdtype` stand for.
+    pub fn from_catalog(letter: &str) -> Self {
+        match letter {
+            "c" => OnDelete::Cascade,
+            "n" => OnDelete::SetNull,
+            "d" => OnDelete::SetDefault,
+            _ => OnDelete::Forbid,
+        }
+    }
+}
+
 /// A foreign key to `auth.users (id)`.
 pub struct ForeignKey {
     pub constraint: pg_sys::Oid,
-    relation: pg_sys::Oid,
     pub name: String,
-    schema: String,
-    relation_name: String,
-    /// Qualified and quoted.
-    pub table: String,
-    /// As it stands in SQL, with ONLY where referential integrity would say so too.
-    target: String,
-    owner: pg_sys::Oid,
+    pub table: Table,
     column: String,
     on_delete: OnDelete,
     /// What SET NULL and SET DEFAULT apply to.
@@ -43,13 +48,13 @@ pub struct ForeignKey {
 pub fn all() -> Result<Vec<ForeignKey>> {
     // conenforced is there from Postgres 18 on.
     static SELECT: Statement = Statement::latest(
-        c"select c.oid, c.conrelid, c.conname::text, pg_catalog.format('%I.%I', n.nspname, t.relname),
-                 case when t.relkind = 'p' then '' else 'only ' end, t.relowner,
-                 pg_catalog.quote_ident(a.attname), c.confdeltype::text,
+        spi::literal(concat!(
+            "select ",
+            table_columns!(),
+            ", c.oid, c.conname::text, pg_catalog.quote_ident(a.attname), c.confdeltype::text,
                  array(select pg_catalog.quote_ident(s.attname) from pg_catalog.pg_attribute s
                        where s.attrelid = c.conrelid and s.attnum = any (coalesce(c.confdelsetcols, c.conkey))),
-                 pg_catalog.cardinality(c.confkey) = 1 and r.attname = 'id',
-                 n.nspname::text, t.relname::text
+                 pg_catalog.cardinality(c.confkey) = 1 and r.attname = 'id'
           from pg_catalog.pg_constraint c
           join pg_catalog.pg_class t on t.oid = c.conrelid
           join pg_catalog.pg_namespace n on n.oid = t.relnamespace
@@ -57,42 +62,33 @@ pub fn all() -> Result<Vec<ForeignKey>> {
           join pg_catalog.pg_attribute r on r.attrelid = c.confrelid and r.attnum = c.confkey[1]
           where c.contype = 'f' and c.confrelid = $1 and c.conparentid = 0
             and coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)
-          order by n.nspname, t.relname, c.conname",
+          order by n.nspname, t.relname, c.conname\0"
+        )),
         &[pg_sys::OIDOID],
     );
     let users = catalog::relations().map_or(pg_sys::InvalidOid, |relations| relations.users);
     let mut keys = Vec::new();
     SELECT.each(&[spi::value(users)], |row| {
         let text = |n| row.get::<String>(n).unwrap_or_default();
-        let table = text(4);
-        if row.get(10) != Some(true) {
+        let key = ForeignKey {
+            table: Table::read(row, 1),
+            constraint: row.get(7).unwrap_or(pg_sys::InvalidOid),
+            name: text(8),
+            column: text(9),
+            on_delete: OnDelete::from_catalog(&text(10)),
+            set_columns: row.get(11).unwrap_or_default(),
+        };
+        if row.get(12) != Some(true) {
             return Err(error(
                 501,
                 "unsupported_foreign_key",
                 format!(
-                    "foreign key \"{}\" of table {table} references other columns of auth.users than id",
-                    text(3)
+                    "foreign key \"{}\" of table {} references other columns of auth.users than id",
+                    key.name, key.table.name
                 ),
             ));
         }
-        keys.push(ForeignKey {
-            schema: text(11),
-            relation_name: text(12),
-            constraint: row.get(1).unwrap_or(pg_sys::InvalidOid),
-            relation: row.get(2).unwrap_or(pg_sys::InvalidOid),
-            name: text(3),
-            target: text(5) + &table,
-            table,
-            owner: row.get(6).unwrap_or(pg_sys::InvalidOid),
-            column: text(7),
-            on_delete: match text(8).as_str() {
-                "c" => OnDelete::Cascade,
-                "n" => OnDelete::SetNull,
-                "d" => OnDelete::SetDefault,
-                _ => OnDelete::Forbid,
-            },
-            set_columns: row.get(9).unwrap_or_default(),
-        });
+        keys.push(key);
         Ok(())
     })?;
     Ok(keys)
@@ -106,7 +102,7 @@ impl ForeignKey {
 
     /// Those of `users` who have rows in the table.
     pub fn owners_among(&self, users: &[Uuid]) -> Result<Vec<Uuid>> {
-        let sql = format!("select distinct {} from {} where {}", self.user_id(), self.target, self.condition());
+        let sql = format!("select distinct {} from {} where {}", self.user_id(), self.table.target, self.condition());
         let mut owners = Vec::new();
         self.run(&sql, users, |row| {
             owners.push(row.uuid(1));
@@ -123,15 +119,15 @@ impl ForeignKey {
     pub fn apply_delete_action(&self, users: &[Uuid]) -> Result<()> {
         let assign = |value: &str| {
             let assignments: Vec<_> = self.set_columns.iter().map(|column| format!("{column} = {value}")).collect();
-            format!("update {} set {} where {}", self.target, assignments.join(", "), self.condition())
+            format!("update {} set {} where {}", self.table.target, assignments.join(", "), self.condition())
         };
         let sql = match self.on_delete {
             OnDelete::Forbid => return self.check_no_rows(users),
-            OnDelete::Cascade => format!("delete from {} where {}", self.target, self.condition()),
+            OnDelete::Cascade => format!("delete from {} where {}", self.table.target, self.condition()),
             OnDelete::SetNull => assign("null"),
             OnDelete::SetDefault => assign("default"),
         };
-        if let Some(why) = self.would_lend_rights()? {
+        if let Some(why) = self.table.would_lend_rights(self.on_delete == OnDelete::Cascade, &[])? {
             // Nothing is lent where there is nothing to do.
             return if self.has_rows(users)? { Err(self.still_referenced(&why)) } else { Ok(()) };
         }
@@ -145,7 +141,7 @@ impl ForeignKey {
     }
 
     fn has_rows(&self, users: &[Uuid]) -> Result<bool> {
-        let sql = format!("select from {} where {} limit 1", self.target, self.condition());
+        let sql = format!("select from {} where {} limit 1", self.table.target, self.condition());
         let mut found = false;
         self.run(&sql, users, |_| {
             found = true;
@@ -154,74 +150,15 @@ impl ForeignKey {
         Ok(found)
     }
 
-    fn changed(&self) -> Error {
-        let message = format!("table {} or its foreign key \"{}\" was changed meanwhile", self.table, self.name);
-        error(409, "conflict", message).about(&self.table, &self.name)
-    }
-
     fn still_referenced(&self, why: &str) -> Error {
-        let message = format!("rows of table {} keep the user, by foreign key \"{}\"{why}", self.table, self.name);
+        let message =
+            format!("rows of table {} keep the user, by foreign key \"{}\"{why}", self.table.name, self.name);
         error(409, "user_still_referenced", message)
-            .about(&self.table, if why.is_empty() { &self.name } else { "" })
+            .about(&self.table.name, if why.is_empty() { &self.name } else { "" })
             .hint(match why {
                 "" => "Delete or reassign those rows first, or give the foreign key another ON DELETE action.",
                 _ => "Let both tables have one owner, and use a session without temporary tables of other roles.",
             })
-    }
-
-    /// Whether the delete action would run somebody's code with the rights of this table's owner, and why.
-    ///
-    /// It would where it goes on to a table of another owner: a partition or, before Postgres 18, by a further
-    /// foreign key. And where a trigger's function that sets a `search_path` of its own would find temporary objects
-    /// of the caller's in the place of the owner's tables. All tables it goes on to are locked, so that they stay
-    /// what they are.
-    fn would_lend_rights(&self) -> Result<Option<String>> {
-        static SELECT: Statement = Statement::latest(
-            c"with recursive reached as (
-                  select $1 as relation, $2 as is_delete
-                  union
-                  select next.relation, r.is_delete and next.is_delete
-                  from reached r
-                  cross join lateral (
-                      select i.inhrelid as relation, true as is_delete
-                      from pg_catalog.pg_inherits i where i.inhparent = r.relation
-                      union all
-                      select f.conrelid, f.confdeltype = 'c'
-                      from pg_catalog.pg_constraint f
-                      where f.contype = 'f' and f.confrelid = r.relation and f.conparentid = 0
-                        and case when r.is_delete then f.confdeltype else f.confupdtype end in ('c', 'n', 'd')
-                        and pg_catalog.current_setting('server_version_num')::integer < 180000) next)
-              select distinct c.oid, c.oid::pg_catalog.regclass::text, c.relowner <> $3,
-                     exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal)
-                     and exists (select from pg_catalog.pg_class t
-                                 where t.relnamespace = pg_catalog.pg_my_temp_schema() and t.relowner <> $3)
-              from reached r join pg_catalog.pg_class c on c.oid = r.relation
-              order by 1",
-            &[pg_sys::OIDOID, pg_sys::BOOLOID, pg_sys::OIDOID],
-        );
-        let mut locked: Vec<pg_sys::Oid> = Vec::new();
-        loop {
-            let mut reached = Vec::new();
-            let mut why = None;
-            let is_delete = self.on_delete == OnDelete::Cascade;
-            SELECT.each(&[spi::value(self.relation), spi::value(is_delete), spi::value(self.owner)], |row| {
-                let name: String = row.get(2).unwrap_or_default();
-                reached.extend(row.get::<pg_sys::Oid>(1));
-                if row.get(3) == Some(true) {
-                    why = Some(format!(": its action goes on to table {name}, which has another owner"));
-                } else if row.get(4) == Some(true) {
-                    why = Some(format!(": triggers of table {name} might find temporary tables of this session"));
-                }
-                Ok(())
-            })?;
-            if why.is_some() || reached.iter().all(|relation| locked.contains(relation)) {
-                return Ok(why);
-            }
-            for relation in &reached {
-                catalog::lock(*relation)?;
-            }
-            locked = reached;
-        }
     }
 
     fn condition(&self) -> String {
@@ -238,25 +175,8 @@ impl ForeignKey {
     /// # Errors
     /// Where the table is not what it was when the key was found; and whatever the statement raises.
     fn run(&self, sql: &str, users: &[Uuid], read: impl FnMut(&Row) -> Result<()>) -> Result<()> {
-        let sql = CString::new(sql).unwrap_or_default();
-        let about = |error: Error| match error {
-            Error::Postgres(..) => error.about(&self.table, &self.name),
-            ours => ours,
-        };
-        catalog::lock(self.relation).map_err(about)?;
-        // Under the lock its owner cannot change any more, nor the key go.
-        if catalog::owner(self.relation) != Some(self.owner) || !catalog::constraint_exists(self.constraint) {
-            return Err(self.changed());
-        }
-        as_owner::run(self.owner, || {
-            // Whoever owns the schema could have put another table in the place of the one that is locked.
-            let check = || match catalog::find_relation(&self.schema, &self.relation_name) == Some(self.relation) {
-                true => Ok(()),
-                false => Err(self.changed()),
-            };
-            spi::run_checked(&sql, &[pg_sys::UUIDARRAYOID], &[spi::uuids(users)], check, read)
-        })
-        .map_err(about)?;
+        let still_holds = || catalog::constraint_exists(self.constraint);
+        self.table.run(sql, &[pg_sys::UUIDARRAYOID], &[spi::uuids(users)], &self.name, still_holds, read)?;
         Ok(())
     }
 }

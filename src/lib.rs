@@ -5,6 +5,7 @@
 
 use pgrx::pg_sys;
 
+mod application_table;
 mod as_owner;
 mod audit;
 mod authenticate;
