@@ -67,6 +67,7 @@ grant execute on function auth.get_user() to public;
 grant execute on function auth.user_info() to public;
 grant execute on function auth.delete_user() to public;
 grant execute on function auth.jwks() to public;
+grant execute on function auth.merge_anonymous_user(text, text, boolean) to public;
 
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');
@@ -77,6 +78,7 @@ select pg_catalog.pg_extension_config_dump('auth.session_revocations', '');
 select pg_catalog.pg_extension_config_dump('auth.settings', '');
 select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
+select pg_catalog.pg_extension_config_dump('auth.merge_rules', '');
 
 -- As the last thing: it holds what the extension itself made.
 insert into auth.installed_parts (relation, kind, name)

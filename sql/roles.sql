@@ -10,8 +10,9 @@ declare
         'auth.create_signing_key(text)', 'auth.rotate_signing_key(text)', 'auth.import_signing_key(jsonb)',
         'auth.revoke_signing_key(text)', 'auth.seal_signing_keys()',
         'auth.cleanup_expired_users(integer, boolean, uuid)',
-        'auth.schedule_cleanup(text)', 'auth.unschedule_cleanup()'];
-    views constant text[] := array['auth.all_settings', 'auth.customizations'];
+        'auth.schedule_cleanup(text)', 'auth.unschedule_cleanup()',
+        'auth.set_merge_rule(regclass, text, name[], regprocedure, name[])'];
+    views constant text[] := array['auth.all_settings', 'auth.customizations', 'auth.owned_tables'];
     item text;
 begin
     if login_role is not null and not exists (select from pg_roles where rolname = login_role) then

@@ -76,6 +76,23 @@ impl Table {
         .map_err(about)
     }
 
+    /// The names of the columns with these numbers, quoted.
+    pub fn column_names(&self, numbers: &[i16]) -> Result<Vec<String>> {
+        static SELECT: Statement = Statement::latest(
+            c"select pg_catalog.quote_ident(a.attname)
+              from pg_catalog.unnest($2) with ordinality n(number, i)
+              join pg_catalog.pg_attribute a on a.attrelid = $1 and a.attnum = n.number
+              order by n.i",
+            &[pg_sys::OIDOID, pg_sys::INT2ARRAYOID],
+        );
+        let mut names = Vec::new();
+        SELECT.each(&[spi::value(self.relation), spi::value(numbers.to_vec())], |row| {
+            names.extend(row.get::<String>(1));
+            Ok(())
+        })?;
+        Ok(names)
+    }
+
     fn changed(&self, why: &str) -> Error {
         let message = match why {
             "" => format!("table {} was changed meanwhile", self.name),

@@ -286,6 +286,11 @@ fn any_holds_nul(members: &Map<String, Value>) -> bool {
 }
 
 impl Verified {
+    /// Fingerprint of the rotation that the token was issued with.
+    pub fn rotation(&self) -> &str {
+        &self.rotation
+    }
+
     fn new(claims: Map<String, Value>, is_ours: bool) -> Self {
         let id = |name: &str| claims.get(name).and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
         let time = |name: &str| claims.get(name).and_then(jwt::numeric_date).map(clock::from_unix_seconds);

@@ -8,6 +8,7 @@
 
 use crate::error::{Result, error};
 use crate::executor;
+use crate::foreign_keys::ForeignKey;
 use crate::spi::{self, Statement};
 use crate::{as_owner, catalog, foreign_keys};
 use pgrx::pg_sys;
@@ -19,18 +20,31 @@ use uuid::Uuid;
 /// # Errors
 /// `user_still_referenced`, and whatever triggers and constraints of the referencing tables raise.
 pub fn delete(users: &[Uuid]) -> Result<()> {
-    const SQL: &CStr = c"delete from auth.users where id = any ($1)";
-    static DELETE: Statement = Statement::new(SQL, &[pg_sys::UUIDARRAYOID]);
-
-    // Against foreign keys that other sessions add meanwhile.
-    if let Some(relations) = catalog::relations() {
-        catalog::lock(relations.users)?;
-    }
-    let keys = foreign_keys::all()?;
+    let keys = lock_foreign_keys()?;
     as_owner::settle_constraints()?;
     for key in &keys {
         key.apply_delete_action(users)?;
     }
+    delete_unreferenced(users, keys)
+}
+
+/// The foreign keys to `auth.users`; from here on no other session adds any.
+pub fn lock_foreign_keys() -> Result<Vec<ForeignKey>> {
+    // Against foreign keys that other sessions add meanwhile.
+    if let Some(relations) = catalog::relations() {
+        catalog::lock(relations.users)?;
+    }
+    foreign_keys::all()
+}
+
+/// Deletes users whose rows in application tables were dealt with.
+///
+/// # Errors
+/// `user_still_referenced` where there are any.
+pub fn delete_unreferenced(users: &[Uuid], keys: Vec<ForeignKey>) -> Result<()> {
+    const SQL: &CStr = c"delete from auth.users where id = any ($1)";
+    static DELETE: Statement = Statement::new(SQL, &[pg_sys::UUIDARRAYOID]);
+
     // A trigger may have put rows back into any of the tables, or have added a foreign key. The checks only read, so
     // if anything was written meanwhile, code of an application ran in them after all.
     let command = unsafe { pg_sys::GetCurrentCommandId(false) };

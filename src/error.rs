@@ -115,6 +115,22 @@ impl Error {
         }
     }
 
+    /// The table that SQL of an application was run on when it failed.
+    pub fn table(&self) -> Option<&str> {
+        match self {
+            Error::Ours(_) => None,
+            Error::Postgres(_, about) => about.as_deref(),
+        }
+    }
+
+    /// Whether it is an error of the extension's own with this code.
+    pub fn has_code(&self, code: &str) -> bool {
+        match self {
+            Error::Ours(report) => report.message.strip_prefix(code).is_some_and(|rest| rest.starts_with(':')),
+            Error::Postgres(..) => false,
+        }
+    }
+
     /// Whether a lock could not be had.
     pub fn is_lock_timeout(&self) -> bool {
         self.sqlstate() == "55P03"

@@ -73,7 +73,9 @@ unsafe fn leave_out_triggers(query: *mut pg_sys::QueryDesc, keys: &[pg_sys::Oid]
             let count = if triggers.is_null() { 0 } else { (*triggers).numtriggers };
             for n in 0..count {
                 let trigger = (*triggers).triggers.add(n as usize);
-                if (*trigger).tgisinternal && keys.contains(&(*trigger).tgconstraint) {
+                // A table that references itself has the triggers that check its rows, too; those stay.
+                let is_action = pg_sys::RI_FKey_trigger_type((*trigger).tgfoid) == pg_sys::RI_TRIGGER_PK as i32;
+                if (*trigger).tgisinternal && is_action && keys.contains(&(*trigger).tgconstraint) {
                     (*trigger).tgenabled = pg_sys::TRIGGER_DISABLED as _;
                 }
             }

@@ -25,6 +25,7 @@ mod guc;
 mod json;
 mod key_rotation;
 mod keys;
+mod merge;
 mod own_transaction;
 mod postgrest;
 mod readers;
@@ -43,7 +44,8 @@ pgrx::extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["s
 pgrx::extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["readers"]);
 pgrx::extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["keys"]);
 pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["audit"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["merge"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 

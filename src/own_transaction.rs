@@ -10,7 +10,7 @@
 //! wait for its own caller would be a deadlock that Postgres does not see.
 
 use crate::error::{Result, error};
-use crate::{catalog, guc, keys, sessions};
+use crate::{catalog, clock, guc, keys, sessions};
 use pgrx::pg_sys;
 use std::ffi::{CStr, c_char};
 use uuid::Uuid;
@@ -54,8 +54,8 @@ impl Request {
 }
 
 /// How long to wait for a free slot, in milliseconds, and how often to look.
-const PATIENCE: i32 = 2000;
-const PAUSE: i32 = 20;
+const PATIENCE: i64 = 2000;
+const PAUSE: i64 = 20;
 
 /// Has the worker carry out `request`, and returns when it is done.
 ///
@@ -81,12 +81,7 @@ pub fn run(request: Request, is_done: impl Fn() -> bool) -> Result<()> {
                     false => Err(unavailable()),
                 };
             }
-            None => unsafe {
-                let wake = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
-                pg_sys::WaitLatch(pg_sys::MyLatch, wake, PAUSE.into(), pg_sys::PG_WAIT_EXTENSION);
-                pg_sys::ResetLatch(pg_sys::MyLatch);
-                pgrx::check_for_interrupts!();
-            },
+            None => clock::pause(PAUSE),
         }
         if is_done() {
             return Ok(());

@@ -323,17 +323,64 @@ fn refresh(token: &str) -> Result<JsonB> {
             }
         } else if session.was_replaced_recently(&token, &settings) {
             return answer(&session, &user, &settings);
-        } else if token.counter < session.counter as u64 && !session.may_have_forgotten(&settings) {
-            // An old token: its bearer or the session's is a thief. This must not be undone by a rollback.
-            let request = Request::RevokeSession { session: session.id, user: session.user };
-            own_transaction::run(request, || find(session.id).is_none_or(|session| session.is_revoked))?;
-            return Err(already_used());
         } else {
-            // Of the right key, but ahead of the session: minted in a transaction that was rolled back. Or so many
-            // were replaced within the interval that nobody can tell: that ends no session.
-            return Err(refresh_token_not_found());
+            return Err(refuse(&session, &token, &settings)?);
         }
     }
+}
+
+/// Why a refresh token that is neither the session's nor was until a moment ago is refused. The session may end.
+fn refuse(session: &Session, token: &RefreshToken, settings: &Settings) -> Result<Error> {
+    if token.counter < session.counter as u64 && !session.may_have_forgotten(settings) {
+        // An old token: its bearer or the session's is a thief. This must not be undone by a rollback.
+        let request = Request::RevokeSession { session: session.id, user: session.user };
+        own_transaction::run(request, || find(session.id).is_none_or(|session| session.is_revoked))?;
+        return Ok(already_used());
+    }
+    // Of the right key, but ahead of the session: minted in a transaction that was rolled back. Or so many were
+    // replaced within the interval that nobody can tell: that ends no session.
+    Ok(refresh_token_not_found())
+}
+
+/// The user whose live session a token belongs to, by what is committed now, whatever is to be looked up elsewhere.
+///
+/// # Arguments
+/// * `token` – an access token or a refresh token; it is not used up
+///
+/// # Errors
+/// Those of `auth.verify_token()` or `auth.refresh_session()`.
+pub fn bearer(token: &str) -> Result<Uuid> {
+    // A JWT has dots, a refresh token has none.
+    if token.contains('.') {
+        let verified = claims::verify(token)?;
+        let (Some(user), Some(session)) = (verified.user, verified.session) else {
+            return Err(error(401, "session_not_found", "the access token names no user or no session"));
+        };
+        let snapshot = LatestSnapshot::take();
+        check_live(&snapshot, session, user, verified.rotation())?;
+        users::status(&snapshot, user)?;
+        return Ok(user);
+    }
+    let settings = settings::current()?;
+    let token = verify_refresh_token(token)?;
+    let session = find(token.session_id).ok_or_else(session_not_found)?;
+    if session.is_revoked {
+        return Err(already_used());
+    }
+    check_not_expired(session.created_at, session.refreshed_at)?;
+    users::find(session.user)?.ok_or_else(session_not_found)?.check_not_banned()?;
+    let is_current = session.nonce == token.nonce && session.counter as u64 == token.counter;
+    if is_current || session.was_replaced_recently(&token, &settings) {
+        return Ok(session.user);
+    }
+    Err(refuse(&session, &token, &settings)?)
+}
+
+/// Locks the sessions of a user, whose row is locked, against a refresh.
+pub fn lock_all(user: Uuid) -> Result<()> {
+    static LOCK: Statement =
+        Statement::new(c"select from auth.sessions where user_id = $1 order by id for update", &[pg_sys::UUIDOID]);
+    LOCK.run(&[spi::uuid(user)]).map(|_| ())
 }
 
 fn verify_refresh_token(token: &str) -> Result<RefreshToken> {

@@ -34,6 +34,7 @@ pub struct Settings {
     pub cleanup_unreachable_only: bool,
     pub cleanup_spare_owners: bool,
     pub audit_log_retention: i64,
+    pub merge_keep_guests: bool,
 }
 
 /// What values a setting takes.
@@ -90,6 +91,8 @@ static DEFINITIONS: &[Definition] = &[
         "Clean-up spares guests who own rows in application tables, whatever the foreign key's delete action"),
     define("audit_log_retention", Kind::Interval(DAY, LONGEST), "90 days",
         "Clean-up deletes audit log entries older than this"),
+    define("merge_keep_guests", Kind::Boolean, "false",
+        "Keep a guest after its data were merged into an account; its sessions, codes and device keys go all the same"),
 ];
 
 thread_local! {
@@ -158,6 +161,7 @@ fn load() -> Result<Settings> {
         cleanup_unreachable_only: truth("cleanup_unreachable_only"),
         cleanup_spare_owners: truth("cleanup_spare_owners"),
         audit_log_retention: number("audit_log_retention")?,
+        merge_keep_guests: truth("merge_keep_guests"),
     })
 }
 

@@ -1,0 +1,384 @@
+//! Merge: a guest signs in to an account that exists, and what it has comes along.
+
+mod collisions;
+mod references;
+mod report;
+mod rows;
+mod rules;
+
+use crate::error::{Error, Result, error, invalid};
+use crate::function::{Args, writes};
+use crate::settings::{self, Settings};
+use crate::spi::{self, Statement};
+use crate::{as_owner, claims, clock, deletion, guc, sessions, sql_function, users};
+use pgrx::{JsonB, pg_sys};
+use references::{Keys, Selection};
+use report::Side;
+use rows::Mover;
+use rules::{Followed, Function, Rule, Rules};
+use serde_json::{Value, json};
+use std::ffi::CString;
+use uuid::Uuid;
+
+/// How long to try again when others hold rows, in microseconds.
+const PATIENCE: i64 = 10_000_000;
+/// How long to wait for one lock, in milliseconds. Less than it takes others to find that they wait for us and we
+/// for them: then we let go, not they.
+const LOCK_TIMEOUT: i32 = 200;
+/// How long others get to go on, in milliseconds.
+const PAUSE: i64 = 50;
+/// How often to try again when another's row came in between.
+const RACES: u32 = 3;
+
+/// The two users.
+struct Pair {
+    guest: Uuid,
+    account: Uuid,
+}
+
+fn merge_anonymous_user(args: &Args) -> Result<JsonB> {
+    writes(c"auth.merge_anonymous_user()");
+    let token = args.text(0)?.unwrap_or_default();
+    let on_conflict = args.text(1)?.unwrap_or_else(|| "account".into());
+    let preferred = match on_conflict.as_str() {
+        "account" => Side::Account,
+        "guest" => Side::Guest,
+        _ => {
+            return Err(invalid(format!("\"{on_conflict}\" does not say whose row stays where two collide")).hint(
+                "on_conflict is account or guest; to replace all rows of a table, see auth.set_merge_rule().",
+            ));
+        }
+    };
+    let dry_run = args.get::<bool>(2).unwrap_or(false);
+
+    let (account, _) = claims::require()?;
+    let guest = sessions::bearer(&token)?;
+    if guest == account {
+        return Err(invalid("the guest to merge is the signed-in user itself")
+            .hint("Sign in to the account first, and pass a token of the guest."));
+    }
+    let pair = Pair { guest, account };
+    // Before the first code of an application's, and where no rollback of an attempt can undo it.
+    as_owner::settle_constraints()?;
+    let report = attempt(|| {
+        let mut report = None;
+        let tried = spi::subtransaction(|| {
+            report = Some(merge(&pair, &token, preferred, dry_run)?);
+            // The real thing, rolled back: no estimate could know what triggers and constraints will do.
+            if dry_run { Err(error(500, "dry_run", "rolled back")) } else { Ok(()) }
+        })?;
+        match (tried, report) {
+            (Ok(()), Some(report)) => Ok(report),
+            (Err(error), Some(report)) if dry_run => {
+                error.discard();
+                Ok(report)
+            }
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(error(500, "internal_error", "the merge reports nothing")),
+        }
+    })?;
+    Ok(JsonB(report))
+}
+sql_function!(anon_auth_merge_anonymous_user, merge_anonymous_user);
+
+/// Tries until nobody else is in the way.
+fn attempt(mut body: impl FnMut() -> Result<Value>) -> Result<Value> {
+    // The caller's own limit counts, too.
+    let patience = match unsafe { pg_sys::LockTimeout } {
+        0 => PATIENCE,
+        limit => PATIENCE.min(i64::from(limit) * 1000),
+    };
+    let give_up = clock::now() + patience;
+    let mut races = 0;
+    loop {
+        let failed = match body() {
+            Ok(report) => return Ok(report),
+            Err(failed) => failed,
+        };
+        // Somebody holds a row, or waits for us as we do for them; or a row came in that collides.
+        let is_locked = matches!(failed.sqlstate().as_str(), "40P01" | "55P03") && clock::now() < give_up;
+        let is_race = matches!(failed.sqlstate().as_str(), "23505" | "23P01") || failed.has_code("conflict");
+        races += u32::from(is_race);
+        if !is_locked && (!is_race || races > RACES) {
+            return Err(explained(failed));
+        }
+        failed.discard();
+        clock::pause(PAUSE);
+    }
+}
+
+/// The error with the table that it is about. The message of the application's own, but not its details: they show
+/// rows that the caller may not be allowed to see.
+fn explained(failed: Error) -> Error {
+    let state = failed.sqlstate();
+    let is_the_servers = failed.is_interrupt() || ["40001", "40P01"].contains(&state.as_str());
+    let is_the_servers = is_the_servers || ["53", "57", "58", "XX"].iter().any(|class| state.starts_with(class));
+    let Some(table) = failed.table().map(str::to_owned).filter(|_| !is_the_servers) else { return failed };
+    let explained = match failed.is_lock_timeout() {
+        true => error(409, "conflict", format!("rows of table {table} are locked by somebody else"))
+            .hint("Nothing was changed. Try again."),
+        false => error(409, "merge_failed", format!("table {table}: {}", failed.message())).hint(
+            "Nothing was changed. A constraint or a trigger of the table is in the way; see auth.set_merge_rule().",
+        ),
+    };
+    failed.discard();
+    explained.about(&table, "")
+}
+
+fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool) -> Result<Value> {
+    let settings = settings::current()?;
+    lock(pair, token)?;
+    let keys = deletion::lock_foreign_keys()?;
+    let rules = Rules::load()?;
+    let (followed, ignored): (Vec<_>, Vec<_>) =
+        rules::followed()?.into_iter().partition(|table| !matches!(rules.of(table.table.relation), Rule::Ignore));
+    let relations = followed.iter().map(|table| table.table.relation).collect();
+    let mut mover = Mover::new(rules, preferred, relations);
+    let (identities, guest_deleted) = with_short_waits(|| {
+        move_rows(pair, &followed, &mut mover)?;
+        let identities = take_over(pair, preferred, &settings)?;
+        if settings.merge_keep_guests {
+            end_access(pair.guest)?;
+        } else {
+            for reference in ignored.iter().flat_map(|table| &table.references) {
+                if reference.constraint.is_some() {
+                    let guest = pair.guest.to_string();
+                    mover.apply_delete_action(reference, &Keys::one(guest.clone(), guest), Side::Guest)?;
+                }
+            }
+            deletion::delete_unreferenced(&[pair.guest], keys)?;
+        }
+        // Again, for a trigger may have put rows back into any of the tables.
+        for table in &followed {
+            check_nothing_left(pair, table)?;
+        }
+        Ok((identities, !settings.merge_keep_guests))
+    })?;
+    let mut report = json!({
+        "guest": pair.guest.to_string(),
+        "account": pair.account.to_string(),
+        "on_conflict": if preferred == Side::Account { "account" } else { "guest" },
+        "tables": mover.report.to_json(),
+        "identities": identities,
+        "guest_deleted": guest_deleted,
+    });
+    crate::audit::record("user_merged", Some(pair.guest), report.clone())?;
+    report["dry_run"] = dry_run.into();
+    Ok(report)
+}
+
+/// Locks both users, and asks again who they are, now that nobody can change it.
+fn lock(pair: &Pair, token: &str) -> Result<()> {
+    // Everybody who locks two users locks them in this order.
+    let (first, second) = (pair.guest.min(pair.account), pair.guest.max(pair.account));
+    users::lock_for_deletion(first)?;
+    users::lock_for_deletion(second)?;
+    sessions::lock_all(pair.guest)?;
+    let (account, _) = claims::require()?;
+    let guest = sessions::bearer(token)?;
+    if (guest, account) != (pair.guest, pair.account) {
+        return Err(error(409, "conflict", "somebody else signed in meanwhile"));
+    }
+    if users::find(account)?.is_none() {
+        return Err(error(401, "user_not_found", "the user of the access token does not exist any more"));
+    }
+    if !users::find(guest)?.is_some_and(|guest| guest.is_anonymous) {
+        return Err(error(403, "not_anonymous", "only a guest can be merged into another account")
+            .hint("The token passed belongs to a permanent user."));
+    }
+    Ok(())
+}
+
+/// Runs `body` with a short limit on each wait for a lock.
+fn with_short_waits<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let limit = unsafe { LOCK_TIMEOUT.min((pg_sys::DeadlockTimeout / 2).max(1)) };
+    let limit = CString::new(limit.to_string()).unwrap_or_default();
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        guc::set(c"lock_timeout", &limit, pg_sys::GucContext::PGC_USERSET, pg_sys::GucAction::GUC_ACTION_SAVE);
+        let result = body()?;
+        pg_sys::AtEOXact_GUC(false, level);
+        Ok(result)
+    }
+}
+
+fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()> {
+    let keys = Keys::one(pair.guest.to_string(), pair.account.to_string());
+    for table in followed {
+        let rule = mover.rule(table.table.relation);
+        let (guest, account) = count(pair, table)?;
+        if guest > 0 && matches!(rule, Rule::Merge | Rule::Sum(_)) {
+            for reference in &table.references {
+                collisions::check_exclusions(reference, &keys)?;
+            }
+        }
+        let name = rule.name();
+        mover.report.found(&table.table.name, name, guest, account);
+    }
+    for table in followed {
+        if let Rule::Function(function) = mover.rule(table.table.relation) {
+            let (guest, account) = count(pair, table)?;
+            call(function, pair, table)?;
+            let (_, after) = count(pair, table)?;
+            mover.report.deleted(
+                &table.table.name,
+                "function",
+                Side::Guest,
+                (guest + account).saturating_sub(after.max(account)),
+            );
+            mover.report.deleted(&table.table.name, "function", Side::Account, account.saturating_sub(after));
+        }
+    }
+    // Tables whose rows reference those of others go first, so that nothing keeps those.
+    for table in followed.iter().rev() {
+        let loser = match mover.rule(table.table.relation) {
+            Rule::KeepAccount => Side::Guest,
+            Rule::KeepGuest if count(pair, table)?.0 > 0 => Side::Account,
+            _ => continue,
+        };
+        mover.delete(&table.references[0], rows_of(pair, table, loser), loser)?;
+    }
+    for reference in followed.iter().flat_map(|table| &table.references) {
+        mover.repoint(reference, &keys, Side::Guest)?;
+    }
+    for table in followed {
+        check_nothing_left(pair, table)?;
+    }
+    Ok(())
+}
+
+/// SQL for "the row `t` is the user's", who is the parameter of that number.
+fn is_of(table: &Followed, parameter: &str) -> String {
+    let any: Vec<_> =
+        table.references.iter().map(|reference| reference.condition(|_| parameter.to_owned())).collect();
+    format!("({})", any.join(" or "))
+}
+
+/// The rows of one user that are not the other's as well.
+fn rows_of(pair: &Pair, table: &Followed, side: Side) -> Selection {
+    let (own, other) = if side == Side::Guest { ("$1", "$2") } else { ("$2", "$1") };
+    Selection {
+        from: String::new(),
+        condition: format!("{} and {} is not true", is_of(table, own), is_of(table, other)),
+        types: vec![pg_sys::TEXTOID; 2],
+        values: vec![spi::value(pair.guest.to_string()), spi::value(pair.account.to_string())],
+    }
+}
+
+/// The rows of the guest and those that are the account's only.
+fn count(pair: &Pair, table: &Followed) -> Result<(u64, u64)> {
+    let (guest, account) = (is_of(table, "$1"), is_of(table, "$2"));
+    let sql = format!(
+        "select pg_catalog.count(*) filter (where {guest}), pg_catalog.count(*) filter (where {guest} is not true)
+         from {} as t where {guest} or {account}",
+        table.table.target
+    );
+    let mut counts = (0, 0);
+    table.references[0].run(&sql, &rows_of(pair, table, Side::Guest), |row| {
+        let number = |n| row.get::<i64>(n).unwrap_or(0) as u64;
+        counts = (number(1), number(2));
+        Ok(())
+    })?;
+    Ok(counts)
+}
+
+/// # Errors
+/// `merge_conflict` where rows of the guest are left in the table.
+fn check_nothing_left(pair: &Pair, table: &Followed) -> Result<()> {
+    for reference in &table.references {
+        let guest = pair.guest.to_string();
+        if rows::exists(reference, &reference.rows(&Keys::one(guest.clone(), guest)))? {
+            let message = format!("rows of the guest are left in table {}", table.table.name);
+            return Err(error(409, "merge_conflict", message)
+                .about(&table.table.name, &reference.name)
+                .hint("A trigger or the function of the table's merge rule kept them or put them back."));
+        }
+    }
+    Ok(())
+}
+
+/// Calls the function of a rule, as its owner.
+fn call(function: &Function, pair: &Pair, table: &Followed) -> Result<()> {
+    static FIND: Statement =
+        Statement::latest(c"select pg_catalog.to_regprocedure($1)::pg_catalog.oid", &[pg_sys::TEXTOID]);
+    static HAS_FOREIGN_TEMPORARY_TABLES: Statement = Statement::latest(
+        c"select exists (select from pg_catalog.pg_class t
+                         where t.relnamespace = pg_catalog.pg_my_temp_schema() and t.relowner <> $1)",
+        &[pg_sys::OIDOID],
+    );
+    let refused = |why: &str| {
+        let message = format!("function {} of the merge rule of table {} {why}", function.name, table.table.name);
+        error(409, "merge_conflict", message).about(&table.table.name, "")
+    };
+    let yes = HAS_FOREIGN_TEMPORARY_TABLES.first(&[spi::value(function.owner)], |row| Ok(row.get(1)))?;
+    if yes.flatten() == Some(true) {
+        return Err(refused("might find temporary tables of this session").hint("Use a session without them."));
+    }
+    let sql = CString::new(format!("select {}($1, $2)", function.name)).unwrap_or_default();
+    as_owner::run(function.owner, || {
+        let check = || {
+            let found = FIND.first(&[spi::value(function.signature.as_str())], |row| Ok(row.get(1)))?;
+            match found.flatten() == Some(function.oid) {
+                true => Ok(()),
+                false => Err(refused("was replaced meanwhile")),
+            }
+        };
+        let types = [pg_sys::UUIDOID, pg_sys::UUIDOID];
+        spi::run_checked(&sql, &types, &[spi::uuid(pair.guest), spi::uuid(pair.account)], check, |_| Ok(()))
+    })
+    .map_err(|error| match error {
+        Error::Postgres(..) => error.about(&table.table.name, ""),
+        ours => ours,
+    })?;
+    Ok(())
+}
+
+/// Metadata and identities of the guest become the account's. Returns what became of the identities.
+fn take_over(pair: &Pair, preferred: Side, settings: &Settings) -> Result<Value> {
+    // App metadata is the administrators', and stays.
+    static METADATA: Statement = Statement::new(
+        c"update auth.users a
+          set raw_user_meta_data = m.merged, updated_at = pg_catalog.clock_timestamp()
+          from (select case when pg_catalog.octet_length(m.united::text) <= $4 then m.united
+                            when $3 then g.raw_user_meta_data else o.raw_user_meta_data end as merged
+                from auth.users g
+                join auth.users o on o.id = $2
+                cross join lateral (
+                    select case when $3 then o.raw_user_meta_data || g.raw_user_meta_data
+                                else g.raw_user_meta_data || o.raw_user_meta_data end as united) m
+                where g.id = $1) m
+          where a.id = $2 and a.raw_user_meta_data <> m.merged",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::BOOLOID, pg_sys::INT8OID],
+    );
+    static IDENTITIES: Statement = Statement::new(
+        c"update auth.identities i
+          set user_id = $2, updated_at = pg_catalog.clock_timestamp()
+          where i.user_id = $1
+            and not exists (select from auth.identities o where o.user_id = $2 and o.provider = i.provider)",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID],
+    );
+    static LEFT: Statement = Statement::new(c"select from auth.identities where user_id = $1", &[pg_sys::UUIDOID]);
+    let users = [spi::uuid(pair.guest), spi::uuid(pair.account)];
+    METADATA.run(&[
+        users[0],
+        users[1],
+        spi::value(preferred == Side::Guest),
+        spi::value(settings.user_metadata_limit),
+    ])?;
+    let moved = IDENTITIES.run(&users)?;
+    Ok(json!({"moved": moved, "dropped": LEFT.run(&users[..1])?}))
+}
+
+/// Ends every way by which a guest that is kept could come back.
+fn end_access(guest: Uuid) -> Result<()> {
+    static SESSIONS: Statement = Statement::new(c"delete from auth.sessions where user_id = $1", &[pg_sys::UUIDOID]);
+    static CODES: Statement =
+        Statement::new(c"delete from auth.one_time_tokens where user_id = $1", &[pg_sys::UUIDOID]);
+    static KEYS: Statement = Statement::new(c"delete from auth.device_keys where user_id = $1", &[pg_sys::UUIDOID]);
+    static IDENTITIES: Statement =
+        Statement::new(c"delete from auth.identities where user_id = $1", &[pg_sys::UUIDOID]);
+    for statement in [&SESSIONS, &CODES, &KEYS, &IDENTITIES] {
+        statement.run(&[spi::uuid(guest)])?;
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! What references a table: its foreign keys and, for `auth.users`, the columns that were registered. And the SQL
+//! that follows them.
+
+use crate::application_table::Table;
+use crate::catalog;
+use crate::error::Result;
+use crate::foreign_keys::OnDelete;
+use crate::spi::{self, Row, Statement, Value};
+use crate::table_columns;
+use pgrx::pg_sys;
+
+/// A foreign key, or a registered column.
+pub struct Reference {
+    /// `None` for a registered column.
+    pub constraint: Option<pg_sys::Oid>,
+    /// The constraint and those derived from it for partitions: what its triggers are known by.
+    pub family: Vec<pg_sys::Oid>,
+    /// Of the constraint or the column.
+    pub name: String,
+    pub table: Table,
+    columns: Vec<Column>,
+    pub on_delete: OnDelete,
+    pub on_update: OnUpdate,
+    /// What SET NULL and SET DEFAULT apply to on deletion, quoted.
+    pub set_columns: Vec<String>,
+}
+
+/// What a foreign key does when the row it references gets another key.
+#[derive(Clone, Copy, PartialEq)]
+pub enum OnUpdate {
+    /// Its rows can follow: NO ACTION or CASCADE.
+    Follow,
+    /// RESTRICT, SET NULL, SET DEFAULT: Postgres itself does what it says.
+    Native,
+}
+
+/// A column of a reference and the column it references.
+struct Column {
+    /// Quoted.
+    name: String,
+    number: i16,
+    /// Of the referenced column.
+    type_name: String,
+    /// Operator and right side of the comparison with a referenced value, the row being called `t`.
+    comparison: String,
+    referenced: i16,
+}
+
+/// Keys of rows that are referenced, and what they become: as text, a list for each column.
+#[derive(Default, Clone)]
+pub struct Keys {
+    pub old: Vec<Vec<String>>,
+    pub new: Vec<Vec<String>>,
+}
+
+impl Keys {
+    /// One key of one column.
+    pub fn one(old: String, new: String) -> Self {
+        Self { old: vec![vec![old]], new: vec![vec![new]] }
+    }
+
+    pub fn len(&self) -> usize {
+        self.old.first().map_or(0, Vec::len)
+    }
+
+    /// Adds a key, unless one of its columns is NULL: such a key references nothing.
+    pub fn push(&mut self, old: Vec<Option<String>>, new: Vec<Option<String>>) {
+        let (Some(old), Some(new)) = (all(old), all(new)) else { return };
+        self.old.resize(old.len(), Vec::new());
+        self.new.resize(new.len(), Vec::new());
+        old.into_iter().zip(&mut self.old).for_each(|(value, column)| column.push(value));
+        new.into_iter().zip(&mut self.new).for_each(|(value, column)| column.push(value));
+    }
+
+    /// The other way round.
+    pub fn swapped(&self) -> Self {
+        Self { old: self.new.clone(), new: self.old.clone() }
+    }
+
+    /// Whether several keys become the same.
+    pub fn converge(&self) -> bool {
+        let mut seen = std::collections::HashSet::new();
+        (0..self.len()).any(|i| !seen.insert(self.new.iter().map(|column| &column[i]).collect::<Vec<_>>()))
+    }
+
+    fn values(&self) -> Vec<Value> {
+        self.old.iter().chain(&self.new).map(|column| spi::value(column.clone())).collect()
+    }
+}
+
+fn all(values: Vec<Option<String>>) -> Option<Vec<String>> {
+    values.into_iter().collect()
+}
+
+/// A part of a statement: rows of a table called `t`, and the parameters by which they are found.
+pub struct Selection {
+    /// Further items of FROM or USING, with a comma in front; may be empty.
+    pub from: String,
+    pub condition: String,
+    pub types: Vec<pg_sys::Oid>,
+    pub values: Vec<Value>,
+}
+
+impl Reference {
+    /// The foreign keys that reference `table`, now.
+    pub fn to(table: pg_sys::Oid) -> Result<Vec<Self>> {
+        // What is derived for partitions of the referencing table is not asked for, what is derived for the
+        // referenced table being a partition is.
+        static SELECT: Statement = Statement::latest(
+            spi::literal(concat!(
+                "select ",
+                table_columns!(),
+                ", c.oid, c.conname::text, c.confdeltype::text, c.confupdtype::text,
+                 array(select pg_catalog.quote_ident(s.attname) from pg_catalog.pg_attribute s
+                       where s.attrelid = c.conrelid and s.attnum = any (coalesce(c.confdelsetcols, c.conkey))),
+                 array(with recursive family as (
+                           select c.oid as member
+                           union all
+                           select d.oid from family join pg_catalog.pg_constraint d on d.conparentid = member)
+                       select member from family),
+                 k.names, k.numbers, k.types, k.comparisons, k.referenced
+          from pg_catalog.pg_constraint c
+          join pg_catalog.pg_class t on t.oid = c.conrelid
+          join pg_catalog.pg_namespace n on n.oid = t.relnamespace
+          cross join lateral (
+              select pg_catalog.array_agg(pg_catalog.quote_ident(a.attname) order by k.i) as names,
+                     pg_catalog.array_agg(a.attnum order by k.i) as numbers,
+                     pg_catalog.array_agg(pg_catalog.format_type(r.atttypid, null) order by k.i) as types,
+                     pg_catalog.array_agg(
+                         pg_catalog.format('operator(%I.%s) t.%I%s', s.nspname, o.oprname, a.attname,
+                             case when y.typtype <> 'p' and a.atttypid <> y.oid
+                                  then '::' || pg_catalog.format_type(y.oid, null) end) order by k.i) as comparisons,
+                     pg_catalog.array_agg(r.attnum order by k.i) as referenced
+              from rows from (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop))
+                   with ordinality as k(own, other, operator, i)
+              join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.own
+              join pg_catalog.pg_attribute r on r.attrelid = c.confrelid and r.attnum = k.other
+              join pg_catalog.pg_operator o on o.oid = k.operator
+              join pg_catalog.pg_namespace s on s.oid = o.oprnamespace
+              join pg_catalog.pg_type y on y.oid = o.oprright) k
+          where c.contype = 'f' and c.confrelid = $1
+            and not exists (select from pg_catalog.pg_constraint p
+                            where p.oid = c.conparentid and p.confrelid = c.confrelid)
+            and coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)
+          order by n.nspname, t.relname, c.conname\0"
+            )),
+            &[pg_sys::OIDOID],
+        );
+        let mut references = Vec::new();
+        SELECT.each(&[spi::value(table)], |row| {
+            references.push(Self {
+                constraint: row.get(7),
+                family: row.get(12).unwrap_or_default(),
+                name: row.get(8).unwrap_or_default(),
+                table: Table::read(row, 1),
+                columns: Column::read(row, 13),
+                on_delete: OnDelete::from_catalog(&row.get::<String>(9).unwrap_or_default()),
+                on_update: match row.get::<String>(10).as_deref() {
+                    Some("a" | "c") => OnUpdate::Follow,
+                    _ => OnUpdate::Native,
+                },
+                set_columns: row.get(11).unwrap_or_default(),
+            });
+            Ok(())
+        })?;
+        Ok(references)
+    }
+
+    /// The columns registered for the id of a user, as far as no foreign key of theirs references `auth.users`.
+    pub fn registered() -> Result<Vec<Self>> {
+        static SELECT: Statement = Statement::latest(
+            spi::literal(concat!(
+                "select ",
+                table_columns!(),
+                ", a.attname::text, array[pg_catalog.quote_ident(a.attname)], array[a.attnum],
+                 array[pg_catalog.format_type(a.atttypid, null)],
+                 array[pg_catalog.format('operator(pg_catalog.=) t.%I', a.attname)], array[1::smallint]
+          from auth.merge_rules r
+          cross join pg_catalog.unnest(r.user_columns) u(name)
+          join pg_catalog.pg_class t on t.oid = r.relation
+          join pg_catalog.pg_namespace n on n.oid = t.relnamespace
+          join pg_catalog.pg_attribute a on a.attrelid = t.oid and a.attname = u.name
+          where not exists (select from pg_catalog.pg_constraint c
+                            where c.contype = 'f' and c.conrelid = t.oid and c.confrelid = $1
+                              and c.conkey = array[a.attnum])
+          order by n.nspname, t.relname, a.attname\0"
+            )),
+            &[pg_sys::OIDOID],
+        );
+        let users = catalog::relations().map_or(pg_sys::InvalidOid, |relations| relations.users);
+        let mut references = Vec::new();
+        SELECT.each(&[spi::value(users)], |row| {
+            references.push(Self {
+                constraint: None,
+                family: Vec::new(),
+                name: row.get(7).unwrap_or_default(),
+                table: Table::read(row, 1),
+                columns: Column::read(row, 8),
+                on_delete: OnDelete::Forbid,
+                on_update: OnUpdate::Native,
+                set_columns: Vec::new(),
+            });
+            Ok(())
+        })?;
+        Ok(references)
+    }
+
+    /// Runs a statement on the referencing table as its owner.
+    pub fn run(&self, sql: &str, selection: &Selection, read: impl FnMut(&Row) -> Result<()>) -> Result<u64> {
+        let still_holds = || self.constraint.is_none_or(catalog::constraint_exists);
+        self.table.run(sql, &selection.types, &selection.values, &self.name, still_holds, read)
+    }
+
+    /// The numbers of its columns.
+    pub fn numbers(&self) -> Vec<i16> {
+        self.columns.iter().map(|column| column.number).collect()
+    }
+
+    /// The numbers of the columns it references.
+    pub fn referenced(&self) -> Vec<i16> {
+        self.columns.iter().map(|column| column.referenced).collect()
+    }
+
+    /// Whether one of the columns `numbers` of the table that it references is part of the key.
+    pub fn references_any(&self, numbers: &[i16]) -> bool {
+        self.columns.iter().any(|column| numbers.contains(&column.referenced))
+    }
+
+    /// The rows that have one of the old keys; the new key is in reach of [`Self::new_value`].
+    pub fn rows(&self, keys: &Keys) -> Selection {
+        let n = self.columns.len();
+        let parameters: Vec<_> = (1..=2 * n).map(|i| format!("pg_catalog.unnest(${i})")).collect();
+        let names: Vec<_> = (1..=n).map(|i| format!("o{i}")).chain((1..=n).map(|i| format!("n{i}"))).collect();
+        Selection {
+            from: format!(", rows from ({}) as m({})", parameters.join(", "), names.join(", ")),
+            condition: self.condition(|i| format!("m.o{i}")),
+            types: vec![pg_sys::TEXTARRAYOID; 2 * n],
+            values: keys.values(),
+        }
+    }
+
+    /// Whether the row `t` has the key whose columns `value` names, counted from 1; its types are text.
+    pub fn condition(&self, value: impl Fn(usize) -> String) -> String {
+        let equal = self.columns.iter().enumerate();
+        let equal =
+            equal.map(|(i, column)| format!("({})::{} {}", value(i + 1), column.type_name, column.comparison));
+        equal.collect::<Vec<_>>().join(" and ")
+    }
+
+    /// Column `i`, counted from 0, of the new key of a row of [`Self::rows`].
+    fn new_value(&self, i: usize) -> String {
+        format!("(m.n{})::{}", i + 1, self.columns[i].type_name)
+    }
+
+    /// The new value of the column of that number, if it is one of the reference.
+    pub fn new_value_of(&self, number: i16) -> Option<String> {
+        self.columns.iter().position(|column| column.number == number).map(|i| self.new_value(i))
+    }
+
+    /// SET of an UPDATE that gives the rows of [`Self::rows`] their new key.
+    pub fn assignments(&self) -> String {
+        let all = self.columns.iter().enumerate();
+        all.map(|(i, column)| format!("{} = {}", column.name, self.new_value(i))).collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Column {
+    /// Reads five arrays, from column `first` on.
+    fn read(row: &Row, first: i32) -> Vec<Self> {
+        let names: Vec<String> = row.get(first).unwrap_or_default();
+        let numbers: Vec<i16> = row.get(first + 1).unwrap_or_default();
+        let types: Vec<String> = row.get(first + 2).unwrap_or_default();
+        let comparisons: Vec<String> = row.get(first + 3).unwrap_or_default();
+        let referenced: Vec<i16> = row.get(first + 4).unwrap_or_default();
+        let columns = names.into_iter().zip(numbers).zip(types).zip(comparisons).zip(referenced);
+        columns
+            .map(|((((name, number), type_name), comparison), referenced)| Self {
+                name,
+                number,
+                type_name,
+                comparison,
+                referenced,
+            })
+            .collect()
+    }
+}

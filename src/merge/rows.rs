@@ -1,0 +1,507 @@
+//! Rows of application tables get another key, or go; whatever references them follows.
+//!
+//! Postgres's own actions of foreign keys would run the triggers of the next table with the rights of this one's
+//! owner (up to Postgres 17), and would drop what hangs on a row that collides. So the actions are carried out here,
+//! table by table, each as its owner, and are left out of the statements that would cause them.
+
+use super::collisions::{self, Collision};
+use super::references::{Keys, OnUpdate, Reference, Selection};
+use super::report::{Report, Side};
+use super::rules::{Rule, Rules};
+use crate::application_table::Table;
+use crate::error::{Error, Result, error};
+use crate::executor;
+use crate::foreign_keys::OnDelete;
+use crate::spi::{self, Row};
+use pgrx::pg_sys;
+use std::collections::{HashMap, HashSet};
+use std::ffi::CString;
+use std::rc::Rc;
+
+/// A row, good until it is changed.
+#[derive(Clone)]
+pub struct RowId {
+    table: pg_sys::Oid,
+    place: String,
+    /// The columns by which its table is referenced, as text.
+    keys: HashMap<i16, Option<String>>,
+}
+
+impl RowId {
+    /// Reads `tableoid` and `ctid` from column `first` on.
+    pub fn read(row: &Row, first: i32, keys: HashMap<i16, Option<String>>) -> Self {
+        Self {
+            table: row.get(first).unwrap_or(pg_sys::InvalidOid),
+            place: row.get(first + 1).unwrap_or_default(),
+            keys,
+        }
+    }
+
+    fn id(&self) -> (pg_sys::Oid, String) {
+        (self.table, self.place.clone())
+    }
+
+    fn key(&self, reference: &Reference) -> Vec<Option<String>> {
+        reference.referenced().iter().map(|number| self.keys.get(number).cloned().flatten()).collect()
+    }
+}
+
+/// Rows, by their ids.
+fn selection(rows: &[&RowId]) -> Selection {
+    Selection {
+        from: ", rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c)".into(),
+        condition: "t.tableoid = p.o and t.ctid = p.c::pg_catalog.tid".into(),
+        types: vec![pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID],
+        values: vec![
+            spi::value(rows.iter().map(|row| row.table).collect::<Vec<_>>()),
+            spi::value(rows.iter().map(|row| row.place.clone()).collect::<Vec<_>>()),
+        ],
+    }
+}
+
+/// How deep rows may reference rows before it is taken for a circle.
+const DEPTH: u32 = 100;
+
+/// A merge under way.
+pub struct Mover {
+    rules: Rules,
+    /// Whose row stays where two collide.
+    preferred: Side,
+    /// Tables whose rows are counted as those of guest and account, not by what they reference.
+    followed: HashSet<pg_sys::Oid>,
+    pub report: Report,
+    references: HashMap<pg_sys::Oid, Rc<Vec<Rc<Reference>>>>,
+    /// Rows about to go.
+    dropping: HashSet<(pg_sys::Oid, String)>,
+    depth: u32,
+}
+
+impl Mover {
+    pub fn new(rules: Rules, preferred: Side, followed: HashSet<pg_sys::Oid>) -> Self {
+        Self {
+            rules,
+            preferred,
+            followed,
+            report: Report::default(),
+            references: HashMap::new(),
+            dropping: HashSet::new(),
+            depth: 0,
+        }
+    }
+
+    pub fn rule(&self, table: pg_sys::Oid) -> &Rule {
+        self.rules.of(table)
+    }
+
+    /// What references a table.
+    fn references(&mut self, table: pg_sys::Oid) -> Result<Rc<Vec<Rc<Reference>>>> {
+        if let Some(known) = self.references.get(&table) {
+            return Ok(known.clone());
+        }
+        let found = Rc::new(Reference::to(table)?.into_iter().map(Rc::new).collect::<Vec<_>>());
+        self.references.insert(table, found.clone());
+        Ok(found)
+    }
+
+    /// The columns by which a table is referenced.
+    fn referenced_columns(&mut self, table: pg_sys::Oid) -> Result<Vec<i16>> {
+        let mut columns: Vec<i16> =
+            self.references(table)?.iter().flat_map(|reference| reference.referenced()).collect();
+        columns.sort_unstable();
+        columns.dedup();
+        Ok(columns)
+    }
+
+    /// Gives rows another key: those that reference one of the old keys reference the new one from then on. Where
+    /// they would collide, one of the two goes, and what references it references the other.
+    ///
+    /// # Arguments
+    /// * `side` – whose rows they are
+    ///
+    /// Returns how many rows were changed or deleted.
+    pub fn repoint(&mut self, reference: &Rc<Reference>, keys: &Keys, side: Side) -> Result<u64> {
+        if keys.len() == 0 || !exists(reference, &reference.rows(keys))? {
+            return Ok(0);
+        }
+        if self.depth >= DEPTH {
+            let message = format!("rows of table {} reference each other in a circle", reference.table.name);
+            return Err(error(409, "merge_conflict", message).about(&reference.table.name, &reference.name));
+        }
+        self.depth += 1;
+        let is_followed = self.followed.contains(&reference.table.relation);
+        let mut changed = 0;
+        if !is_followed {
+            let rule = self.rule(reference.table.relation).name();
+            let movers = count(reference, &reference.rows(keys))?;
+            let existing = count(reference, &reference.rows(&keys.swapped()))?;
+            let (guest, account) = if side == Side::Guest { (movers, existing) } else { (existing, movers) };
+            self.report.found(&reference.table.name, rule, guest, account);
+            let loser = match self.rule(reference.table.relation) {
+                Rule::KeepAccount => Some(Side::Guest),
+                Rule::KeepGuest => Some(Side::Account),
+                _ => None,
+            };
+            match loser {
+                Some(loser) if loser == side => {
+                    changed = self.delete(reference, reference.rows(keys), side)?;
+                    self.depth -= 1;
+                    return Ok(changed);
+                }
+                Some(loser) => changed += self.delete(reference, reference.rows(&keys.swapped()), loser)?,
+                None => {}
+            }
+        }
+        changed += self.resolve(reference, keys, side)?;
+        changed += self.update(reference, keys, side)?;
+        self.depth -= 1;
+        Ok(changed)
+    }
+
+    /// Of rows that would collide, lets one go.
+    fn resolve(&mut self, reference: &Rc<Reference>, keys: &Keys, side: Side) -> Result<u64> {
+        let columns = self.referenced_columns(reference.table.relation)?;
+        let mut resolved = 0;
+        for _ in 0..DEPTH {
+            let found = collisions::find(reference, keys, &columns)?;
+            if found.is_empty() {
+                return Ok(resolved);
+            }
+            let pairs = pairs(found, side != self.preferred);
+            let loser_side = if side == self.preferred { side.other() } else { side };
+            // First what references them. It may be rows of this very table; then ids are not what they were.
+            let mut changed = 0;
+            for child in self.references(reference.table.relation)?.iter() {
+                if matches!(self.rule(child.table.relation), Rule::Ignore) {
+                    continue;
+                }
+                let mut keys = Keys::default();
+                for (loser, winner) in &pairs {
+                    keys.push(loser.key(child), winner.key(child));
+                }
+                changed += self.repoint(child, &keys, loser_side)?;
+            }
+            resolved += changed;
+            if changed > 0 {
+                continue;
+            }
+            if let Rule::Sum(columns) = self.rule(reference.table.relation) {
+                add_up(reference, columns, &pairs)?;
+            }
+            let losers: Vec<RowId> = pairs.into_iter().map(|(loser, _)| loser).collect();
+            resolved += self.delete_rows(&reference.table, &losers, loser_side)?;
+        }
+        let message = format!("rows of table {} collide again and again", reference.table.name);
+        Err(error(409, "merge_conflict", message).about(&reference.table.name, ""))
+    }
+
+    /// The UPDATE, and what follows from it for tables that reference the columns that it changes.
+    fn update(&mut self, reference: &Rc<Reference>, keys: &Keys, side: Side) -> Result<u64> {
+        let rows = reference.rows(keys);
+        if !exists(reference, &rows)? {
+            return Ok(0);
+        }
+        let table = &reference.table;
+        let numbers = reference.numbers();
+        let all = self.references(table.relation)?;
+        let followers: Vec<_> = all
+            .iter()
+            .filter(|child| child.references_any(&numbers) && child.on_update == OnUpdate::Follow)
+            .collect();
+        let settled: Vec<pg_sys::Oid> = followers.iter().flat_map(|child| child.family.clone()).collect();
+        check_rights(table, false, &settled)?;
+
+        let mut follow = Vec::new();
+        for child in followers {
+            follow.push((child.clone(), changed_keys(reference, child, &rows)?));
+        }
+        let sql = format!(
+            "update {} as t set {} from {} where {}",
+            table.target,
+            reference.assignments(),
+            rows.from.trim_start_matches(", "),
+            rows.condition
+        );
+        let changed = without_actions(&sql, settled, || reference.run(&sql, &rows, |_| Ok(())))?;
+        for (child, keys) in follow {
+            self.repoint(&child, &keys, side)?;
+            // Postgres was kept from looking after it.
+            if exists(&child, &child.rows(&keys))? {
+                return Err(left_behind(&child));
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Deletes the rows of a table, and does to what references them what the foreign keys say.
+    pub fn delete(&mut self, reference: &Reference, rows: Selection, side: Side) -> Result<u64> {
+        if !exists(reference, &rows)? {
+            return Ok(0);
+        }
+        let columns = self.referenced_columns(reference.table.relation)?;
+        if !columns.is_empty() {
+            let found = fetch(reference, &rows, &columns)?;
+            return self.delete_rows(&reference.table, &found, side);
+        }
+        check_rights(&reference.table, true, &[])?;
+        let deleted = run_delete(&reference.table, &rows)?;
+        self.note_deleted(&reference.table, side, deleted);
+        Ok(deleted)
+    }
+
+    /// The same for single rows.
+    fn delete_rows(&mut self, table: &Table, rows: &[RowId], side: Side) -> Result<u64> {
+        let rows: Vec<&RowId> = rows.iter().filter(|row| self.dropping.insert(row.id())).collect();
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let all = self.references(table.relation)?;
+        // What is deleted by one key may be what another forbids to leave.
+        let order = |child: &Reference| match child.on_delete {
+            OnDelete::Cascade => 0,
+            OnDelete::SetNull | OnDelete::SetDefault => 1,
+            OnDelete::Forbid => 2,
+        };
+        let mut children: Vec<_> = all.iter().collect();
+        children.sort_by_key(|child| order(child));
+        for child in children {
+            let mut keys = Keys::default();
+            for row in &rows {
+                keys.push(row.key(child), row.key(child));
+            }
+            if keys.len() > 0 {
+                self.apply_delete_action(child, &keys, side)?;
+            }
+        }
+        let settled: Vec<pg_sys::Oid> = all.iter().flat_map(|child| child.family.clone()).collect();
+        check_rights(table, true, &settled)?;
+        let deleted = without_actions(&delete_statement(table, &selection(&rows)), settled, || {
+            run_delete(table, &selection(&rows))
+        })?;
+        if deleted != rows.len() as u64 {
+            return Err(error(409, "conflict", format!("rows of table {} could not be deleted", table.name))
+                .about(&table.name, "")
+                .hint("A trigger of the table keeps them, or somebody else changes them at this moment."));
+        }
+        self.note_deleted(table, side, deleted);
+        Ok(deleted)
+    }
+
+    fn note_deleted(&mut self, table: &Table, side: Side, rows: u64) {
+        let rule = self.rules.of(table.relation).name();
+        self.report.deleted(&table.name, rule, side, rows);
+    }
+
+    /// Does to rows what their foreign key says when the rows they reference are deleted.
+    pub fn apply_delete_action(&mut self, child: &Rc<Reference>, keys: &Keys, side: Side) -> Result<()> {
+        let columns = self.referenced_columns(child.table.relation)?;
+        let found = fetch(child, &child.rows(keys), &columns)?;
+        let found: Vec<RowId> = found.into_iter().filter(|row| !self.dropping.contains(&row.id())).collect();
+        if found.is_empty() {
+            return Ok(());
+        }
+        let value = match child.on_delete {
+            OnDelete::Cascade => {
+                if !self.followed.contains(&child.table.relation) {
+                    let rule = self.rule(child.table.relation).name();
+                    let rows = found.len() as u64;
+                    let (guest, account) = if side == Side::Guest { (rows, 0) } else { (0, rows) };
+                    self.report.found(&child.table.name, rule, guest, account);
+                }
+                self.delete_rows(&child.table, &found, side)?;
+                return Ok(());
+            }
+            OnDelete::SetNull => "null",
+            OnDelete::SetDefault => "default",
+            OnDelete::Forbid => {
+                let message = format!(
+                    "rows of table {} keep rows that would have to go, by foreign key \"{}\"",
+                    child.table.name, child.name
+                );
+                return Err(error(409, "merge_conflict", message)
+                    .about(&child.table.name, &child.name)
+                    .hint("Give the foreign key another ON DELETE action, or set another merge rule."));
+            }
+        };
+        check_rights(&child.table, false, &[])?;
+        let rows = selection(&found.iter().collect::<Vec<_>>());
+        let assignments: Vec<_> = child.set_columns.iter().map(|column| format!("{column} = {value}")).collect();
+        let sql = format!(
+            "update {} as t set {} from {} where {}",
+            child.table.target,
+            assignments.join(", "),
+            rows.from.trim_start_matches(", "),
+            rows.condition
+        );
+        child.run(&sql, &rows, |_| Ok(()))?;
+        Ok(())
+    }
+}
+
+/// Losers and winners; a row loses once, and a winner of this round loses in none.
+fn pairs(collisions: Vec<Collision>, mover_loses: bool) -> Vec<(RowId, RowId)> {
+    let mut lost = HashSet::new();
+    let mut pairs = Vec::new();
+    for Collision { mover, existing } in collisions {
+        let (loser, winner) = if mover_loses { (mover, existing) } else { (existing, mover) };
+        if lost.insert(loser.id()) {
+            pairs.push((loser, winner));
+        }
+    }
+    // Among rows that collide with each other.
+    pairs.retain(|(_, winner)| !lost.contains(&winner.id()));
+    pairs
+}
+
+/// Adds the losers' columns to the winners'.
+fn add_up(reference: &Reference, columns: &[String], pairs: &[(RowId, RowId)]) -> Result<()> {
+    let ids = |of: fn(&(RowId, RowId)) -> &RowId| {
+        let tables: Vec<_> = pairs.iter().map(|pair| of(pair).table).collect();
+        let places: Vec<_> = pairs.iter().map(|pair| of(pair).place.clone()).collect();
+        [spi::value(tables), spi::value(places)]
+    };
+    let number = |i: usize| format!("s{i}");
+    let sums: String = columns
+        .iter()
+        .enumerate()
+        .map(|(i, column)| format!(", pg_catalog.sum(l.{column}) as {}", number(i)))
+        .collect();
+    let assignments: Vec<_> = columns
+        .iter()
+        .enumerate()
+        .map(|(i, column)| {
+            let sum = number(i);
+            format!(
+                "{column} = case when s.{sum} is null then t.{column} when t.{column} is null then s.{sum}
+                 else t.{column} operator(pg_catalog.+) s.{sum} end"
+            )
+        })
+        .collect();
+    let target = &reference.table.target;
+    let sql = format!(
+        "update {target} as t set {}
+         from (select p.wo, p.wc{sums}
+               from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4))
+                    as p(lo, lc, wo, wc)
+               join {target} as l on l.tableoid = p.lo and l.ctid = p.lc::pg_catalog.tid
+               group by p.wo, p.wc) as s
+         where t.tableoid = s.wo and t.ctid = s.wc::pg_catalog.tid",
+        assignments.join(", ")
+    );
+    let [losing_tables, losers] = ids(|pair| &pair.0);
+    let [winning_tables, winners] = ids(|pair| &pair.1);
+    let of = Selection {
+        from: String::new(),
+        condition: String::new(),
+        types: vec![pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID],
+        values: vec![losing_tables, losers, winning_tables, winners],
+    };
+    check_rights(&reference.table, false, &[])?;
+    let expected = pairs.iter().map(|(_, winner)| winner.id()).collect::<HashSet<_>>().len() as u64;
+    if reference.run(&sql, &of, |_| Ok(()))? != expected {
+        return Err(error(409, "conflict", format!("rows of table {} could not be added up", reference.table.name))
+            .about(&reference.table.name, "")
+            .hint("A trigger of the table keeps them, or somebody else changes them at this moment."));
+    }
+    Ok(())
+}
+
+/// # Errors
+/// `merge_conflict` where writing the table would lend its owner's rights.
+fn check_rights(table: &Table, is_delete: bool, settled: &[pg_sys::Oid]) -> Result<()> {
+    match table.would_lend_rights(is_delete, settled)? {
+        None => Ok(()),
+        Some(why) => Err(error(409, "merge_conflict", format!("table {} cannot be written{why}", table.name))
+            .about(&table.name, "")
+            .hint("Let both tables have one owner, and use a session without temporary tables of other roles.")),
+    }
+}
+
+fn left_behind(reference: &Reference) -> Error {
+    let message = format!("rows of table {} did not follow by \"{}\"", reference.table.name, reference.name);
+    error(409, "merge_conflict", message)
+        .about(&reference.table.name, &reference.name)
+        .hint("A trigger of the table keeps or restores their key.")
+}
+
+/// Whether there are such rows.
+pub fn exists(reference: &Reference, rows: &Selection) -> Result<bool> {
+    let sql = format!("select from {} as t{} where {} limit 1", reference.table.target, rows.from, rows.condition);
+    Ok(reference.run(&sql, rows, |_| Ok(()))? > 0)
+}
+
+fn count(reference: &Reference, rows: &Selection) -> Result<u64> {
+    let sql = format!(
+        "select pg_catalog.count(*) from {} as t{} where {}",
+        reference.table.target, rows.from, rows.condition
+    );
+    let mut count = 0;
+    reference.run(&sql, rows, |row| {
+        count = row.get::<i64>(1).unwrap_or(0) as u64;
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+/// The rows, each once, with the columns by which their table is referenced.
+fn fetch(reference: &Reference, rows: &Selection, columns: &[i16]) -> Result<Vec<RowId>> {
+    let names = reference.table.column_names(columns)?;
+    let list: String = names.iter().map(|name| format!(", t.{name}::text")).collect();
+    let sql = format!(
+        "select t.tableoid, t.ctid::text{list} from {} as t{} where {}",
+        reference.table.target, rows.from, rows.condition
+    );
+    let mut found = Vec::new();
+    reference.run(&sql, rows, |row| {
+        let keys = columns.iter().enumerate().map(|(i, number)| (*number, row.get(3 + i as i32))).collect();
+        found.push(RowId::read(row, 1, keys));
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// What the keys by which `child` references rows that are about to change become.
+fn changed_keys(reference: &Reference, child: &Reference, rows: &Selection) -> Result<Keys> {
+    let numbers = child.referenced();
+    let names = reference.table.column_names(&numbers)?;
+    let old: Vec<_> = names.iter().map(|name| format!("t.{name}::text")).collect();
+    let new: Vec<_> = numbers
+        .iter()
+        .zip(&names)
+        .map(|(number, name)| match reference.new_value_of(*number) {
+            Some(value) => format!("({value})::text"),
+            None => format!("t.{name}::text"),
+        })
+        .collect();
+    let sql = format!(
+        "select {}, {} from {} as t{} where {}",
+        old.join(", "),
+        new.join(", "),
+        reference.table.target,
+        rows.from,
+        rows.condition
+    );
+    let mut keys = Keys::default();
+    let n = names.len() as i32;
+    reference.run(&sql, rows, |row| {
+        keys.push((1..=n).map(|i| row.get(i)).collect(), (n + 1..=2 * n).map(|i| row.get(i)).collect());
+        Ok(())
+    })?;
+    Ok(keys)
+}
+
+fn delete_statement(table: &Table, rows: &Selection) -> String {
+    let using = match rows.from.as_str() {
+        "" => String::new(),
+        from => format!(" using {}", from.trim_start_matches(", ")),
+    };
+    format!("delete from {} as t{using} where {}", table.target, rows.condition)
+}
+
+fn run_delete(table: &Table, rows: &Selection) -> Result<u64> {
+    table.run(&delete_statement(table, rows), &rows.types, &rows.values, "", || true, |_| Ok(()))
+}
+
+/// Runs `body`, which runs the statement `sql`, without the actions of the foreign keys `settled`.
+fn without_actions<T>(sql: &str, settled: Vec<pg_sys::Oid>, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    executor::without_foreign_keys(&CString::new(sql).unwrap_or_default(), settled, body)
+}
