@@ -170,7 +170,7 @@ fn indexes(reference: &Reference) -> Result<Vec<Index>> {
           cross join lateral (
               select pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, n, false) order by n) as keys,
                      pg_catalog.array_agg(pg_catalog.format('operator(%I.%s)', s.nspname, o.oprname) order by n) as operators,
-                     pg_catalog.array_agg(coalesce(pg_catalog.format(' collate %I.%I', ls.nspname, l.collname), '') order by n) as collations
+                     pg_catalog.array_agg(case when l.oid is null then '' else pg_catalog.format(' collate %I.%I', ls.nspname, l.collname) end order by n) as collations
               from pg_catalog.generate_series(1, i.indnkeyatts) n
               join pg_catalog.pg_opclass c on c.oid = i.indclass[n - 1]
               left join pg_catalog.pg_amop a on a.amopfamily = c.opcfamily and a.amoplefttype = c.opcintype

@@ -61,7 +61,8 @@ impl Rules {
         static SELECT: Statement = Statement::latest(
             c"select r.relation::oid, r.rule,
                      array(select pg_catalog.quote_ident(c) from pg_catalog.unnest(r.sum_columns) c),
-                     r.function, p.oid, p.proowner, pg_catalog.format('%I.%I', n.nspname, p.proname),
+                     r.function, p.oid, p.proowner,
+                     case when p.oid is not null then pg_catalog.format('%I.%I', n.nspname, p.proname) end,
                      r.relation::text
               from auth.merge_rules r
               left join pg_catalog.pg_proc p on p.oid = pg_catalog.to_regprocedure(r.function)
