@@ -14,7 +14,7 @@ use crate::{as_owner, claims, clock, deletion, guc, sessions, sql_function, user
 use pgrx::{JsonB, pg_sys};
 use references::{Keys, Selection};
 use report::Side;
-use rows::Mover;
+use rows::{Mover, Whose};
 use rules::{Followed, Function, Rule, Rules};
 use serde_json::{Value, json};
 use std::ffi::CString;
@@ -132,8 +132,11 @@ fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool) -> Result<Val
     let rules = Rules::load()?;
     let (followed, ignored): (Vec<_>, Vec<_>) =
         rules::followed()?.into_iter().partition(|table| !matches!(rules.of(table.table.relation), Rule::Ignore));
-    let relations = followed.iter().map(|table| table.table.relation).collect();
-    let mut mover = Mover::new(rules, preferred, relations);
+    let whose = followed.iter().map(|table| {
+        let conditions = ["$3", "$4"].map(|user| is_of(table, user));
+        (table.table.relation, Whose { conditions, users: [pair.guest.to_string(), pair.account.to_string()] })
+    });
+    let mut mover = Mover::new(rules, preferred, whose.collect());
     let (identities, guest_deleted) = with_short_waits(|| {
         move_rows(pair, &followed, &mut mover)?;
         let identities = take_over(pair, preferred, &settings)?;
@@ -220,13 +223,9 @@ fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()
             let (guest, account) = count(pair, table)?;
             call(function, pair, table)?;
             let (_, after) = count(pair, table)?;
-            mover.report.deleted(
-                &table.table.name,
-                "function",
-                Side::Guest,
-                (guest + account).saturating_sub(after.max(account)),
-            );
-            mover.report.deleted(&table.table.name, "function", Side::Account, account.saturating_sub(after));
+            let account_deleted = account.saturating_sub(after);
+            let guest_deleted = (guest + account).saturating_sub(after.max(account));
+            mover.report.deleted(&table.table.name, "function", guest_deleted, account_deleted, 0);
         }
     }
     // Tables whose rows reference those of others go first, so that nothing keeps those.

@@ -23,14 +23,13 @@ impl Side {
 #[derive(Default)]
 pub struct Counts {
     rule: &'static str,
-    /// Of the guest, before.
+    /// Of the guest and the account, before.
     guest: u64,
-    /// Of the account, before.
     account: u64,
-    /// Of the guest, deleted.
-    dropped: u64,
-    /// Of the account, deleted.
-    replaced: u64,
+    /// Of the guest, the account and others, deleted.
+    guest_deleted: u64,
+    account_deleted: u64,
+    others_deleted: u64,
 }
 
 /// Rows of all tables, by the table's name.
@@ -45,13 +44,12 @@ impl Report {
         counts.account += account;
     }
 
-    /// Notes rows that were deleted.
-    pub fn deleted(&mut self, table: &str, rule: &'static str, side: Side, rows: u64) {
+    /// Notes rows of the guest, the account and others that were deleted.
+    pub fn deleted(&mut self, table: &str, rule: &'static str, guest: u64, account: u64, others: u64) {
         let counts = self.counts(table, rule);
-        match side {
-            Side::Guest => counts.dropped += rows,
-            Side::Account => counts.replaced += rows,
-        }
+        counts.guest_deleted += guest;
+        counts.account_deleted += account;
+        counts.others_deleted += others;
     }
 
     fn counts(&mut self, table: &str, rule: &'static str) -> &mut Counts {
@@ -59,15 +57,16 @@ impl Report {
     }
 
     /// An entry for each table: `moved` and `dropped` are rows of the guest, `kept` and `replaced` of the account.
+    /// Rows of others that hung on rows that are gone were dropped, too.
     pub fn to_json(&self) -> Value {
         let tables = self.0.iter().map(|(table, counts)| {
             json!({
                 "table": table,
                 "rule": counts.rule,
-                "moved": counts.guest.saturating_sub(counts.dropped),
-                "kept": counts.account.saturating_sub(counts.replaced),
-                "dropped": counts.dropped,
-                "replaced": counts.replaced,
+                "moved": counts.guest.saturating_sub(counts.guest_deleted),
+                "kept": counts.account.saturating_sub(counts.account_deleted),
+                "dropped": counts.guest_deleted + counts.others_deleted,
+                "replaced": counts.account_deleted,
             })
         });
         tables.collect()

@@ -62,13 +62,21 @@ fn selection(rows: &[&RowId]) -> Selection {
 /// How deep rows may reference rows before it is taken for a circle.
 const DEPTH: u32 = 100;
 
+/// How to tell whose the rows of a table are.
+pub struct Whose {
+    /// SQL for "the row `t` is the guest's", who is `$3`, and for "it is the account's", which is `$4`.
+    pub conditions: [String; 2],
+    /// `$3` and `$4`, as text.
+    pub users: [String; 2],
+}
+
 /// A merge under way.
 pub struct Mover {
     rules: Rules,
     /// Whose row stays where two collide.
     preferred: Side,
-    /// Tables whose rows are counted as those of guest and account, not by what they reference.
-    followed: HashSet<pg_sys::Oid>,
+    /// Tables with columns that hold the id of a user: whose their rows are, those columns tell.
+    followed: HashMap<pg_sys::Oid, Whose>,
     pub report: Report,
     references: HashMap<pg_sys::Oid, Rc<Vec<Rc<Reference>>>>,
     /// Rows about to go.
@@ -77,7 +85,7 @@ pub struct Mover {
 }
 
 impl Mover {
-    pub fn new(rules: Rules, preferred: Side, followed: HashSet<pg_sys::Oid>) -> Self {
+    pub fn new(rules: Rules, preferred: Side, followed: HashMap<pg_sys::Oid, Whose>) -> Self {
         Self {
             rules,
             preferred,
@@ -128,7 +136,7 @@ impl Mover {
             return Err(error(409, "merge_conflict", message).about(&reference.table.name, &reference.name));
         }
         self.depth += 1;
-        let is_followed = self.followed.contains(&reference.table.relation);
+        let is_followed = self.followed.contains_key(&reference.table.relation);
         let mut changed = 0;
         if !is_followed {
             let rule = self.rule(reference.table.relation).name();
@@ -244,7 +252,7 @@ impl Mover {
         }
         check_rights(&reference.table, true, &[])?;
         let deleted = run_delete(&reference.table, &rows)?;
-        self.note_deleted(&reference.table, side, deleted);
+        self.note_deleted(&reference.table, by_side(side, deleted));
         Ok(deleted)
     }
 
@@ -272,6 +280,7 @@ impl Mover {
                 self.apply_delete_action(child, &keys, side)?;
             }
         }
+        let whose = self.whose(table, &rows, side)?;
         let settled: Vec<pg_sys::Oid> = all.iter().flat_map(|child| child.family.clone()).collect();
         check_rights(table, true, &settled)?;
         let deleted = without_actions(&delete_statement(table, &selection(&rows)), settled, || {
@@ -282,13 +291,43 @@ impl Mover {
                 .about(&table.name, "")
                 .hint("A trigger of the table keeps them, or somebody else changes them at this moment."));
         }
-        self.note_deleted(table, side, deleted);
+        self.note_deleted(table, whose);
         Ok(deleted)
     }
 
-    fn note_deleted(&mut self, table: &Table, side: Side, rows: u64) {
+    fn note_deleted(&mut self, table: &Table, [guest, account, others]: [u64; 3]) {
         let rule = self.rules.of(table.relation).name();
-        self.report.deleted(&table.name, rule, side, rows);
+        self.report.deleted(&table.name, rule, guest, account, others);
+    }
+
+    /// How many of the rows are the guest's, the account's, and others'.
+    fn whose(&self, table: &Table, rows: &[&RowId], side: Side) -> Result<[u64; 3]> {
+        let Some(Whose { conditions: [guest, account], users }) = self.followed.get(&table.relation) else {
+            return Ok(by_side(side, rows.len() as u64));
+        };
+        let Selection { from, condition, mut types, mut values } = selection(rows);
+        types.extend([pg_sys::TEXTOID; 2]);
+        values.extend(users.iter().map(|user| spi::value(user.as_str())));
+        let sql = format!(
+            "select pg_catalog.count(*) filter (where {guest}),
+                    pg_catalog.count(*) filter (where {account} and {guest} is not true)
+             from {} as t{from} where {condition}",
+            table.target
+        );
+        let (mut guest, mut account) = (0, 0);
+        table.run(
+            &sql,
+            &types,
+            &values,
+            "",
+            || true,
+            |row| {
+                guest = row.get::<i64>(1).unwrap_or(0) as u64;
+                account = row.get::<i64>(2).unwrap_or(0) as u64;
+                Ok(())
+            },
+        )?;
+        Ok([guest, account, (rows.len() as u64).saturating_sub(guest + account)])
     }
 
     /// Does to rows what their foreign key says when the rows they reference are deleted.
@@ -301,10 +340,10 @@ impl Mover {
         }
         let value = match child.on_delete {
             OnDelete::Cascade => {
-                if !self.followed.contains(&child.table.relation) {
+                if !self.followed.contains_key(&child.table.relation) {
                     let rule = self.rule(child.table.relation).name();
                     let rows = found.len() as u64;
-                    let (guest, account) = if side == Side::Guest { (rows, 0) } else { (0, rows) };
+                    let [guest, account, _] = by_side(side, rows);
                     self.report.found(&child.table.name, rule, guest, account);
                 }
                 self.delete_rows(&child.table, &found, side)?;
@@ -334,6 +373,14 @@ impl Mover {
         );
         child.run(&sql, &rows, |_| Ok(()))?;
         Ok(())
+    }
+}
+
+/// Rows that are all one side's: the guest's, the account's, others'.
+fn by_side(side: Side, rows: u64) -> [u64; 3] {
+    match side {
+        Side::Guest => [rows, 0, 0],
+        Side::Account => [0, rows, 0],
     }
 }
 

@@ -37,6 +37,7 @@ struct Table {
     name: String,
     owner: &'static str,
     has_user: bool,
+    has_second_user: bool,
     is_partitioned: bool,
     /// Whether (u, id) is unique, so that it can be referenced together.
     has_pair_key: bool,
@@ -134,7 +135,17 @@ fn table(random: &mut Random, number: usize, before: &[Table]) -> Table {
     }
     // Tables of one owner more often than not: a key that cascades to another's is refused up to Postgres 17.
     let owner = random.one_of(&OWNERS);
-    Table { name, owner, has_user, is_partitioned, has_pair_key, parent, by_pair, sql }
+    Table {
+        name,
+        owner,
+        has_user,
+        has_second_user: !v.is_empty(),
+        is_partitioned,
+        has_pair_key,
+        parent,
+        by_pair,
+        sql,
+    }
 }
 
 /// Rows of guest, account and somebody else; those that the schema does not take are left out.
@@ -269,6 +280,10 @@ fn one(db: &mut Transaction, seed: u64, refused: &mut Vec<String>) -> bool {
         if table.has_user && entry.is_some_and(|entry| entry["rule"] != "ignore") {
             let of = |user: Uuid| format!("select count(*) from {name} where u = '{user}'");
             assert_eq!(value::<i64>(db, &of(guest.user)), 0, "seed {seed}, {name}: {report:#}\n{sql}");
+            if !table.has_second_user {
+                let now = value::<i64>(db, &of(account.user));
+                assert_eq!(now, number("moved") + number("kept"), "seed {seed}, {name}: {report:#}\n{sql}");
+            }
         }
         assert_eq!(dangling(db, table), 0, "seed {seed}, {name}: {report:#}\n{sql}");
     }

@@ -1,0 +1,320 @@
+-- Merge in schemas of many kinds (W1, S14): what is found, and what becomes of rows that collide.
+\pset format unaligned
+set client_min_messages = error;
+
+-- A guest, Ada, and an account, Bob. "merge()" is what Bob's application calls; it tells what is not zero.
+create function merge(on_conflict text default 'account', dry_run boolean default false)
+    returns table ("table" text, rule text, moved int, kept int, dropped int, replaced int) language plpgsql as $$
+declare
+    report jsonb;
+begin
+    perform set_config('anon_auth.access_token', current_setting('test.bob'), true);
+    report := auth.merge_anonymous_user(current_setting('test.ada'), $1, $2);
+    perform set_config('anon_auth.access_token', '', true);
+    return query select t."table", t.rule, t.moved, t.kept, t.dropped, t.replaced
+      from jsonb_to_recordset(report->'tables') as t("table" text, rule text, moved int, kept int, dropped int, replaced int);
+end
+$$;
+create function ada() returns uuid language sql stable as $$ select (payload(current_setting('test.ada'))->>'sub')::uuid $$;
+create function bob() returns uuid language sql stable as $$ select (payload(current_setting('test.bob'))->>'sub')::uuid $$;
+create function who(uuid) returns text language sql stable as $$ select case $1 when ada() then 'Ada' when bob() then 'Bob' else $1::text end $$;
+select set_config('test.ada', auth.sign_in_anonymously()->>'access_token', false) is not null as ada,
+       set_config('test.bob', auth.sign_in_anonymously()->>'access_token', false) is not null as bob;
+update auth.users set is_anonymous = false where id = bob();
+
+-- A shop: a cart each, with what is in it; a wish list without doubles; coupons that everybody may use once; orders.
+create schema shop;
+set search_path = shop, public;
+create table carts (id int primary key, user_id uuid not null unique references auth.users (id) on delete cascade);
+create table cart_items (cart_id int references carts (id) on delete cascade, product text, quantity int not null, primary key (cart_id, product));
+create table wishlist (user_id uuid references auth.users (id) on delete cascade, product text, primary key (user_id, product));
+create table coupons (code text, used_by uuid references auth.users (id) on delete cascade);
+create unique index once_each on coupons (lower(code), used_by);
+create table orders (id int primary key, user_id uuid references auth.users (id), gift_for uuid references auth.users (id));
+begin;
+insert into carts values (1, ada()), (2, bob());
+insert into cart_items values (1, 'apple', 2), (1, 'pear', 1), (2, 'pear', 5), (2, 'fig', 1);
+insert into wishlist values (ada(), 'fig'), (ada(), 'kiwi'), (bob(), 'fig');
+insert into coupons values ('WELCOME', ada()), ('spring', ada()), ('welcome', bob());
+insert into orders values (1, ada(), null), (2, bob(), ada()), (3, ada(), bob()), (4, bob(), null);
+savepoint before;
+-- What is in a cart that goes is not lost: it moves to the one that stays.
+select * from merge(dry_run => true);
+select count(*) as of_ada from carts where user_id = ada();
+select * from merge();
+select id, who(user_id) from carts;
+select * from cart_items order by 1, 2;
+select who(user_id), product from wishlist order by 2;
+select code, who(used_by) from coupons order by 1;
+select id, who(user_id), who(gift_for) from orders order by 1;
+-- S14: the guest's rows stay.
+rollback to before;
+select * from merge('guest');
+select id, who(user_id) from carts;
+select * from cart_items order by 1, 2;
+select code, who(used_by) from coupons order by 1;
+-- Quantities are added up.
+rollback to before;
+select auth.set_merge_rule('cart_items', 'sum', array['quantity']);
+select * from merge() where "table" = 'shop.cart_items';
+select * from cart_items order by 1, 2;
+-- S14: keep the account's, drop the guest's; what hangs on it goes as its foreign key says.
+rollback to before;
+select auth.set_merge_rule('carts', 'keep_account');
+select * from merge() where "table" like '%cart%';
+select * from cart_items order by 1, 2;
+-- S14: replace the account's; where the guest has nothing, nothing is replaced.
+rollback to before;
+select auth.set_merge_rule('carts', 'keep_guest'), auth.set_merge_rule('coupons', 'keep_guest');
+delete from coupons where used_by = ada();
+select * from merge() where "table" like '%cart%' or "table" = 'shop.coupons';
+select id, who(user_id) from carts;
+select * from cart_items order by 1, 2;
+-- Not followed: then it goes with the guest, or keeps it.
+rollback to before;
+select auth.set_merge_rule('carts', 'ignore');
+select * from merge() where "table" like '%cart%';
+rollback to before;
+select auth.set_merge_rule('orders', 'ignore');
+select raised('select merge()');
+select id, who(user_id) from carts;
+rollback;
+drop schema shop cascade;
+
+-- A chat: members of rooms, and messages that can be written by members only: a key of two columns, one of which
+-- is the user, and which says nothing about updates.
+create schema chat;
+set search_path = chat, public;
+create table members (room int, user_id uuid references auth.users (id) on delete cascade, nick text, primary key (room, user_id));
+create table a_messages (id int primary key, room int, author uuid references auth.users (id), body text, foreign key (room, author) references members);
+create table reactions (message int references a_messages (id) on delete cascade, user_id uuid references auth.users (id) on delete cascade, emoji text, primary key (message, user_id, emoji));
+begin;
+insert into members values (1, ada(), 'guest'), (2, ada(), 'guest'), (1, bob(), 'Bob');
+insert into a_messages values (1, 1, ada(), 'hello'), (2, 1, bob(), 'hi'), (3, 2, ada(), 'anyone here?');
+insert into reactions values (1, bob(), '+1'), (2, ada(), '+1'), (2, ada(), ':)'), (2, bob(), '+1');
+select * from merge();
+select room, who(user_id), nick from members order by 1, 3;
+select id, room, who(author) from a_messages order by 1;
+select message, who(user_id), emoji from reactions order by 1, 3;
+rollback;
+drop schema chat cascade;
+
+-- A tree: a table that references itself, also together with the user; folders of the same name become one.
+create schema files;
+set search_path = files, public;
+create table folders (user_id uuid references auth.users (id) on delete cascade, id int, parent int, name text,
+                      primary key (user_id, id), foreign key (user_id, parent) references folders (user_id, id),
+                      unique nulls not distinct (user_id, parent, name));
+create table nodes (id int primary key, parent int references nodes on delete cascade, user_id uuid references auth.users (id) on delete cascade, name text);
+create unique index nodes_name on nodes (user_id, coalesce(parent, 0), name);
+begin;
+insert into folders values (ada(), 1, null, 'music'), (ada(), 2, 1, 'jazz'), (bob(), 7, null, 'photos');
+insert into nodes values (1, null, ada(), 'root'), (2, 1, ada(), 'docs'), (3, 2, ada(), 'a.txt'), (4, 1, ada(), 'pics'),
+                         (5, null, bob(), 'root'), (6, 5, bob(), 'docs'), (7, 6, bob(), 'b.txt');
+select * from merge();
+select who(user_id), id, parent, name from folders order by id;
+with recursive path as (select id, name from nodes where parent is null union all select n.id, p.name || '/' || n.name from path p join nodes n on n.parent = p.id)
+select name, who(n.user_id) from path join nodes n using (id, name) union all select p.name, who(n.user_id) from path p join nodes n using (id) where n.parent is not null order by 1;
+rollback;
+drop schema files cascade;
+
+-- Polls, with cascades from table to table.
+create schema polls;
+set search_path = polls, public;
+create table polls (id int primary key, owner uuid references auth.users (id) on delete cascade, slug text, unique (owner, slug));
+create table options (id int primary key, poll int references polls on delete cascade, label text, unique (poll, label));
+create table votes (option int references options on delete cascade, voter uuid references auth.users (id) on delete cascade, unique (option, voter));
+begin;
+insert into polls values (1, ada(), 'lunch'), (2, bob(), 'lunch'), (3, ada(), 'dinner');
+insert into options values (11, 1, 'soup'), (12, 1, 'pasta'), (21, 2, 'soup'), (31, 3, 'rice');
+insert into votes values (11, ada()), (12, bob()), (12, ada()), (21, bob()), (31, ada());
+select * from merge();
+select id, who(owner), slug from polls order by id;
+rollback;
+begin;
+insert into polls values (1, ada(), 'lunch'), (2, bob(), 'lunch'), (3, ada(), 'dinner');
+insert into options values (11, 1, 'soup'), (12, 1, 'pasta'), (21, 2, 'soup'), (31, 3, 'rice');
+insert into votes values (11, ada()), (12, bob()), (12, ada()), (21, bob()), (31, ada());
+select auth.set_merge_rule('polls', 'keep_account'), auth.set_merge_rule('votes', 'keep_account');
+select * from merge();
+select option, who(voter) from votes;
+rollback;
+drop schema polls cascade;
+
+-- Partitions, the user being what they are made by; a partition's own unique key is beyond what the whole table says.
+create schema log;
+set search_path = log, public;
+create table events (user_id uuid not null references auth.users (id) on delete cascade, day date, what text, unique (user_id, day, what)) partition by hash (user_id);
+create table events_0 partition of events for values with (modulus 7, remainder 0);
+create table events_1 partition of events for values with (modulus 7, remainder 1);
+create table events_2 partition of events for values with (modulus 7, remainder 2);
+create table events_3 partition of events for values with (modulus 7, remainder 3);
+create table events_4 partition of events for values with (modulus 7, remainder 4);
+create table events_5 partition of events for values with (modulus 7, remainder 5);
+create table events_6 partition of events for values with (modulus 7, remainder 6);
+create table by_day (day date, user_id uuid references auth.users (id)) partition by range (day);
+create table by_day_2024 partition of by_day for values from ('2024-01-01') to ('2025-01-01') partition by list (user_id);
+create table by_day_2024_all partition of by_day_2024 default;
+create table by_day_rest partition of by_day default;
+begin;
+insert into events values (ada(), '2024-05-05', 'login'), (ada(), '2024-05-06', 'login'), (bob(), '2024-05-05', 'login');
+insert into by_day values ('2024-05-05', ada()), ('2025-05-05', ada()), ('2025-05-05', bob());
+select * from merge();
+select who(user_id), day from events order by day;
+select who(user_id), day from by_day order by day;
+rollback;
+drop schema log cascade;
+
+-- A foreign key of a partition alone; and a table that inherits from one that is followed is followed for itself only.
+create schema odd;
+set search_path = odd, public;
+create table whole (id int, user_id uuid) partition by range (id);
+create table part partition of whole for values from (0) to (10);
+alter table part add foreign key (user_id) references auth.users (id);
+create table parent (user_id uuid references auth.users (id));
+create table child () inherits (parent);
+create table "Odd; name" ("user ""id""" uuid references auth.users (id), unique ("user ""id"""));
+begin;
+insert into whole values (1, ada());
+insert into parent values (ada());
+insert into child values (ada());
+insert into "Odd; name" values (ada()), (bob());
+select * from merge();
+select who(user_id) from whole;
+select tableoid::regclass, user_id = bob() as of_bob from parent;
+rollback;
+drop schema odd cascade;
+
+-- Unique keys of every kind: by an expression, for some rows only, of generated columns, by another collation, deferrable,
+-- without NULLs being distinct, and one that takes in the user by its condition only.
+create schema keys;
+set search_path = keys, public;
+create collation caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+create table t (id int primary key, user_id uuid references auth.users (id), v text, n int, g text generated always as (lower(v)) stored, k text collate caseless);
+create function collide(unique_key text) returns text language plpgsql as $$
+declare
+    result text;
+begin
+    execute unique_key;
+    perform merge();
+    select string_agg(t.id::text, ' ' order by id) into result from t;
+    raise exception '%', result using errcode = 'ZZ000';
+exception when sqlstate 'ZZ000' then
+    return result;
+end
+$$;
+insert into t values (1, ada(), 'x', 1, default, 'a'), (2, ada(), 'Y', null, default, 'b'), (3, ada(), 'z', 3, default, 'C'),
+                     (5, bob(), 'X', 1, default, 'c'), (6, bob(), 'y', null, default, 'B'), (7, bob(), 'z', 4, default, 'd');
+select collide('create unique index on t (user_id, v)') as plain;
+select collide('create unique index on t (user_id, lower(v))') as expression;
+select collide('create unique index on t ((user_id::text || lower(v)))') as expression_with_the_user;
+select collide('create unique index on t (user_id, lower(v)) where n is not null') as partial;
+select collide('create unique index on t (user_id, n)') as nulls;
+select collide('create unique index on t (user_id, n) nulls not distinct') as nulls_not_distinct;
+select collide('create unique index on t (user_id, g)') as generated;
+select collide('create unique index on t (user_id, k)') as collation;
+select collide('create unique index on t (user_id, k collate "C")') as other_collation;
+select collide('alter table t add unique (user_id, v) deferrable initially deferred') as deferrable;
+select collide(format('create unique index on t (lower(v)) where user_id = %L', bob())) as by_condition;
+select collide('create unique index on t (user_id, v); create unique index on t (user_id, g)') as several;
+drop schema keys cascade;
+
+-- Exclusion constraints: which of two rows should go is anybody's guess. So it is refused, by name, before anything
+-- moves; a rule of the table says it.
+create schema desk;
+set search_path = desk, public;
+create type textrange as range (subtype = text);
+create function one(uuid) returns textrange immutable language sql as $$ select desk.textrange($1::text, $1::text, '[]') $$;
+create table a_log (user_id uuid references auth.users (id));
+create table bookings (id int, user_id uuid references auth.users (id), during int4range, constraint one_at_a_time exclude using gist (one(user_id) with &&, during with &&));
+create table moved_first (n int);
+create function moved() returns trigger language plpgsql as 'begin insert into desk.moved_first values (nextval(''desk.moves'')); return new; end';
+create sequence moves;
+create trigger moved before update on a_log for each row execute function moved();
+begin;
+insert into a_log values (ada());
+insert into bookings values (1, ada(), '[1,3)'), (2, bob(), '[5,7)');
+select * from merge() where "table" = 'desk.bookings';
+rollback;
+select setval('moves', 1);
+begin;
+insert into a_log values (ada());
+insert into bookings values (1, ada(), '[1,6)'), (2, bob(), '[5,7)');
+select raised('select merge()');
+select nextval('moves') as nothing_moved;
+select auth.set_merge_rule('bookings', 'keep_account');
+select * from merge() where "table" = 'desk.bookings';
+select id, who(user_id) from bookings;
+rollback;
+drop schema desk cascade;
+
+-- Tables of four owners, each with a foreign key on the next, under row-level security that not even they pass.
+create schema owners;
+set search_path = owners, public;
+create role owner_1; create role owner_2; create role owner_3; create role owner_4;
+grant usage on schema owners to owner_1, owner_2, owner_3, owner_4;
+create table a (id int primary key, user_id uuid unique references auth.users (id) on delete cascade);
+create table b (id int primary key, a int references a on delete cascade, user_id uuid references auth.users (id) on delete cascade);
+create table c (id int primary key, b int references b on delete cascade, name text, unique (b, name));
+create table d (c int references c on delete cascade deferrable initially deferred, user_id uuid references auth.users (id) on delete cascade deferrable initially deferred);
+create table seen (what text, who name default current_user);
+create function seen() returns trigger language plpgsql security invoker as $$ begin insert into owners.seen values (tg_table_name || ' ' || tg_op); return coalesce(new, old); end $$;
+grant insert on seen to public;
+do $$
+declare
+    t text;
+begin
+    foreach t in array array['a', 'b', 'c', 'd'] loop
+        execute format('create trigger seen after insert or update or delete on %I for each row execute function seen()', t);
+        execute format('alter table %1$I enable row level security, force row level security', t);
+        execute format('alter table %I owner to owner_%s', t, ascii(t) - 96);
+    end loop;
+end
+$$;
+insert into a values (1, ada()), (2, bob());
+insert into b values (10, 1, ada()), (20, 2, bob());
+insert into c values (100, 10, 'x'), (101, 10, 'y'), (200, 20, 'x');
+insert into d values (100, ada()), (101, bob()), (200, ada());
+begin;
+alter table b add unique (a);
+truncate seen;
+select * from merge();
+select * from seen order by 1, 2;
+select * from c order by 1;
+select c, who(user_id) from d order by 1;
+rollback;
+begin;
+select auth.set_merge_rule('a', 'keep_account');
+truncate seen;
+select * from merge();
+select * from seen order by 1, 2;
+rollback;
+drop schema owners cascade;
+drop role owner_1, owner_2, owner_3, owner_4;
+
+-- Columns that hold a user's id without a foreign key.
+create schema loose;
+set search_path = loose, public;
+create table notes (owner uuid, body text, unique (owner, body));
+create table old_log (user_name text, what text);
+begin;
+insert into notes values (ada(), 'x'), (bob(), 'x'), (ada(), 'y');
+insert into old_log values (ada()::text, 'login');
+select * from merge();
+select who(owner), body from notes order by 2, 1;
+rollback;
+begin;
+insert into notes values (ada(), 'x'), (bob(), 'x'), (ada(), 'y');
+insert into old_log values (ada()::text, 'login');
+select auth.set_merge_rule('notes', user_columns => '{owner}'), auth.set_merge_rule('old_log', user_columns => '{user_name}');
+select table_schema, table_name, column_name, foreign_key, on_delete, rule, has_index, create_index from auth.owned_tables;
+select * from merge();
+select who(owner), body from notes order by 2, 1;
+select user_name = bob()::text as of_bob from old_log;
+rollback;
+drop schema loose cascade;
+
+reset search_path;
+drop function merge, ada, bob, who;
+delete from auth.users;
+delete from auth.audit_log_entries;
