@@ -70,7 +70,7 @@ begin
     if function is not null
        and not exists (select from pg_proc p
                         where p.oid = function and p.prokind = 'f' and not p.proretset
-                          and p.proargtypes::oid[] = array['uuid'::regtype::oid, 'uuid'::regtype::oid]) then
+                          and p.pronargs = 2 and p.proargtypes[0] = 'uuid'::regtype and p.proargtypes[1] = 'uuid'::regtype) then
         raise exception 'validation_failed: % is not a function that takes the ids of the guest and of the account', function
             using errcode = 'PT400', hint = 'Its arguments are to be (guest uuid, account uuid).';
     end if;

@@ -201,11 +201,20 @@ pub fn created_here(table: pg_sys::Oid) -> bool {
 /// Locks `table` to the end of the transaction as a statement that writes it would: against every change of its
 /// definition.
 pub fn lock(table: pg_sys::Oid) -> crate::error::Result<()> {
+    lock_in_mode(table, pg_sys::RowExclusiveLock)
+}
+
+/// Locks `table` to the end of the transaction against everybody else who writes it.
+pub fn lock_against_writers(table: pg_sys::Oid) -> crate::error::Result<()> {
+    lock_in_mode(table, pg_sys::ShareRowExclusiveLock)
+}
+
+fn lock_in_mode(table: pg_sys::Oid, mode: u32) -> crate::error::Result<()> {
     unsafe extern "C-unwind" {
         // Not through pgrx's guard, which would lose what `catch` keeps.
         fn LockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
     }
-    crate::spi::catch(|| unsafe { LockRelationOid(table, pg_sys::RowExclusiveLock as _) })
+    crate::spi::catch(|| unsafe { LockRelationOid(table, mode as _) })
 }
 
 /// The relation of that name.

@@ -10,13 +10,14 @@ use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
-use crate::{as_owner, claims, clock, deletion, guc, sessions, sql_function, users};
+use crate::{as_owner, catalog, claims, clock, deletion, guc, sessions, sql_function, users};
 use pgrx::{JsonB, pg_sys};
 use references::{Keys, Selection};
 use report::Side;
 use rows::{Mover, Whose};
 use rules::{Followed, Function, Rule, Rules};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use uuid::Uuid;
 
@@ -25,7 +26,8 @@ const PATIENCE: i64 = 10_000_000;
 /// How long to wait for one lock, in milliseconds. Less than it takes others to find that they wait for us and we
 /// for them: then we let go, not they.
 const LOCK_TIMEOUT: i32 = 200;
-/// How long others get to go on, in milliseconds.
+/// How long others get to go on, in milliseconds; the next time twice as long, since somebody may hold a row for long,
+/// and everybody else is to get on with a table that is locked for it.
 const PAUSE: i64 = 50;
 /// How often to try again when another's row came in between.
 const RACES: u32 = 3;
@@ -38,7 +40,8 @@ struct Pair {
 
 fn merge_anonymous_user(args: &Args) -> Result<JsonB> {
     writes(c"auth.merge_anonymous_user()");
-    let token = args.text(0)?.unwrap_or_default();
+    let token = args.text(0)?.filter(|token| !token.is_empty());
+    let token = token.ok_or_else(|| invalid("the guest's token is missing"))?;
     let on_conflict = args.text(1)?.unwrap_or_else(|| "account".into());
     let preferred = match on_conflict.as_str() {
         "account" => Side::Account,
@@ -60,10 +63,10 @@ fn merge_anonymous_user(args: &Args) -> Result<JsonB> {
     let pair = Pair { guest, account };
     // Before the first code of an application's, and where no rollback of an attempt can undo it.
     as_owner::settle_constraints()?;
-    let report = attempt(|| {
+    let report = attempt(|contended| {
         let mut report = None;
         let tried = spi::subtransaction(|| {
-            report = Some(merge(&pair, &token, preferred, dry_run)?);
+            report = Some(merge(&pair, &token, preferred, dry_run, contended)?);
             // The real thing, rolled back: no estimate could know what triggers and constraints will do.
             if dry_run { Err(error(500, "dry_run", "rolled back")) } else { Ok(()) }
         })?;
@@ -82,16 +85,20 @@ fn merge_anonymous_user(args: &Args) -> Result<JsonB> {
 sql_function!(anon_auth_merge_anonymous_user, merge_anonymous_user);
 
 /// Tries until nobody else is in the way.
-fn attempt(mut body: impl FnMut() -> Result<Value>) -> Result<Value> {
+///
+/// # Arguments
+/// * `body` – one attempt; it is given the tables in whose rows others got in the way
+fn attempt(mut body: impl FnMut(&BTreeSet<String>) -> Result<Value>) -> Result<Value> {
     // The caller's own limit counts, too.
     let patience = match unsafe { pg_sys::LockTimeout } {
         0 => PATIENCE,
         limit => PATIENCE.min(i64::from(limit) * 1000),
     };
     let give_up = clock::now() + patience;
-    let mut races = 0;
+    let mut contended = BTreeSet::new();
+    let (mut races, mut pause) = (0, PAUSE);
     loop {
-        let failed = match body() {
+        let failed = match body(&contended) {
             Ok(report) => return Ok(report),
             Err(failed) => failed,
         };
@@ -102,8 +109,10 @@ fn attempt(mut body: impl FnMut() -> Result<Value>) -> Result<Value> {
         if !is_locked && (!is_race || races > RACES) {
             return Err(explained(failed));
         }
+        contended.extend(failed.table().map(str::to_owned));
         failed.discard();
-        clock::pause(PAUSE);
+        clock::pause(pause);
+        pause *= 2;
     }
 }
 
@@ -125,9 +134,35 @@ fn explained(failed: Error) -> Error {
     explained.about(&table, "")
 }
 
-fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool) -> Result<Value> {
+/// One attempt.
+///
+/// Those who wrote a contended table, and then wait for the users' rows, have to be waited for before those are
+/// locked; and nobody must write it anew meanwhile, or there would be no end to it.
+fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool, contended: &BTreeSet<String>) -> Result<Value> {
+    if contended.is_empty() {
+        lock(pair, token)?;
+        return merge_locked(pair, preferred, dry_run);
+    }
+    with_short_waits(|| {
+        for table in contended {
+            if let Some(relation) = find_table(table)? {
+                catalog::lock_against_writers(relation).map_err(|error| error.about(table, ""))?;
+            }
+        }
+        lock(pair, token)?;
+        merge_locked(pair, preferred, dry_run)
+    })
+}
+
+/// The table of that qualified and quoted name.
+fn find_table(name: &str) -> Result<Option<pg_sys::Oid>> {
+    static FIND: Statement =
+        Statement::latest(c"select pg_catalog.to_regclass($1)::pg_catalog.oid", &[pg_sys::TEXTOID]);
+    Ok(FIND.first(&[spi::value(name)], |row| Ok(row.get(1)))?.flatten())
+}
+
+fn merge_locked(pair: &Pair, preferred: Side, dry_run: bool) -> Result<Value> {
     let settings = settings::current()?;
-    lock(pair, token)?;
     let keys = deletion::lock_foreign_keys()?;
     let rules = Rules::load()?;
     let (followed, ignored): (Vec<_>, Vec<_>) =
@@ -138,17 +173,14 @@ fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool) -> Result<Val
     });
     let mut mover = Mover::new(rules, preferred, whose.collect());
     let (identities, guest_deleted) = with_short_waits(|| {
+        if !settings.merge_keep_guests {
+            drop_ignored(pair, &ignored, &mut mover)?;
+        }
         move_rows(pair, &followed, &mut mover)?;
         let identities = take_over(pair, preferred, &settings)?;
         if settings.merge_keep_guests {
             end_access(pair.guest)?;
         } else {
-            for reference in ignored.iter().flat_map(|table| &table.references) {
-                if reference.constraint.is_some() {
-                    let guest = pair.guest.to_string();
-                    mover.apply_delete_action(reference, &Keys::one(guest.clone(), guest), Side::Guest)?;
-                }
-            }
             deletion::delete_unreferenced(&[pair.guest], keys)?;
         }
         // Again, for a trigger may have put rows back into any of the tables.
@@ -205,6 +237,17 @@ fn with_short_waits<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
+/// Does to the guest's rows in tables that are not followed what their foreign keys say when the guest goes. First:
+/// rows that hang on them are still known for the guest's.
+fn drop_ignored(pair: &Pair, ignored: &[Followed], mover: &mut Mover) -> Result<()> {
+    let foreign_keys = ignored.iter().flat_map(|table| &table.references);
+    for reference in foreign_keys.filter(|reference| reference.constraint.is_some()) {
+        let guest = pair.guest.to_string();
+        mover.apply_delete_action(reference, &Keys::one(guest.clone(), guest), Side::Guest)?;
+    }
+    Ok(())
+}
+
 fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()> {
     let keys = Keys::one(pair.guest.to_string(), pair.account.to_string());
     for table in followed {
@@ -237,7 +280,9 @@ fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()
         };
         mover.delete(&table.references[0], rows_of(pair, table, loser), loser)?;
     }
-    for reference in followed.iter().flat_map(|table| &table.references) {
+    let moved = followed.iter().filter(|table| !matches!(mover.rule(table.table.relation), Rule::Function(_)));
+    let moved: Vec<_> = moved.flat_map(|table| &table.references).collect();
+    for reference in moved {
         mover.repoint(reference, &keys, Side::Guest)?;
     }
     for table in followed {

@@ -8,6 +8,7 @@ mod crash;
 mod dump;
 mod freshness;
 mod keys;
+mod merge;
 mod merge_random;
 mod pooler;
 mod races;

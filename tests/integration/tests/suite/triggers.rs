@@ -519,3 +519,186 @@ fn N22_a_cast_that_leaves_a_trigger_for_the_caller() {
     }
     assert_harmless(&mut admin);
 }
+
+/// Has a guest with a row in each of Mallory's tables merged into an account with a row in some; whether it was.
+fn merge_the_bait(db: &Database, admin: &mut Client, guests: &[&str], accounts: &[&str]) -> Result<Value, String> {
+    let (guest, account) = (sign_in(admin), sign_in(admin));
+    for (user, tables) in [(guest.user, guests), (account.user, accounts)] {
+        for table in tables {
+            admin.execute(&format!("insert into {table} values ($1)"), &[&user]).unwrap();
+        }
+    }
+    run(admin, "truncate seen");
+    let mut app = db.connect_as(APP);
+    let mut transaction = app.transaction().unwrap();
+    authenticate(&mut transaction, &account.access_token).unwrap();
+    let merged = transaction.query_one("select auth.merge_anonymous_user($1)", &[&guest.access_token]);
+    let report = merged.map(|row| row.get(0)).map_err(|error| describe(&error))?;
+    transaction.commit().map_err(|error| describe(&error))?;
+    Ok(report)
+}
+
+#[test]
+fn N16_triggers_gain_no_rights_in_a_merge() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    let mut trent = db.connect_as(TRENT);
+    run(
+        &mut mallory,
+        "create table it_mallory.cascading (id uuid primary key references auth.users (id) on delete cascade);
+         create table it_mallory.restricting (user_id uuid references auth.users (id) on delete restrict);
+         create table it_mallory.partitioned (user_id uuid references auth.users (id) on delete cascade) partition by hash (user_id);
+         create table it_mallory.part partition of it_mallory.partitioned for values with (modulus 1, remainder 0);
+         grant references on it_mallory.cascading to it_trent;
+         alter table it_mallory.cascading force row level security;
+         grant insert, select on all tables in schema it_mallory to public",
+    );
+    run(
+        &mut trent,
+        "create table it_trent.grandchild (id uuid primary key references it_mallory.cascading (id) on update cascade on delete cascade);
+         create table it_trent.deferred_grandchild (
+             id uuid primary key references it_trent.grandchild (id) on delete cascade deferrable initially deferred)",
+    );
+    for table in ["cascading", "restricting", "part"] {
+        arm(&mut mallory, &format!("it_mallory.{table}"));
+    }
+    for table in ["grandchild", "deferred_grandchild"] {
+        arm(&mut trent, &format!("it_trent.{table}"));
+    }
+    let tables = [
+        "it_mallory.cascading",
+        "it_mallory.restricting",
+        "it_mallory.partitioned",
+        "it_trent.grandchild",
+        "it_trent.deferred_grandchild",
+    ];
+    merge_the_bait(&db, &mut admin, &tables, &[]).unwrap();
+    assert_harmless(&mut admin);
+    let by = |admin: &mut Client, who: &str| -> i64 {
+        value(admin, &format!("select count(distinct place) from seen where place not like '%,%' and who = '{who}'"))
+    };
+    assert_eq!(
+        (by(&mut admin, MALLORY), by(&mut admin, TRENT)),
+        (3 * 6 - 2, 2 * 6),
+        "every trigger fired, as its owner"
+    );
+
+    // Where the account has the row, the guest's is deleted, and so is what hangs on it.
+    let report = merge_the_bait(&db, &mut admin, &tables, &tables).unwrap();
+    let dropped: Vec<_> =
+        report["tables"].as_array().unwrap().iter().map(|table| table["dropped"].as_i64()).collect();
+    assert_eq!(dropped, [Some(1), Some(0), Some(0), Some(1), Some(1)], "{report:#}");
+    assert_harmless(&mut admin);
+    assert_eq!(
+        (by(&mut admin, MALLORY), by(&mut admin, TRENT)),
+        (3 * 6 - 2, 2 * 6),
+        "every trigger fired, as its owner"
+    );
+}
+
+#[test]
+fn N16_a_partition_or_an_action_of_another_owner_is_refused() {
+    let (db, mut admin) = setup();
+    run(
+        &mut admin,
+        "create table it_mallory.events (user_id uuid references auth.users (id)) partition by hash (user_id);
+         create table it_trent.events_0 partition of it_mallory.events for values with (modulus 1, remainder 0);
+         alter table it_mallory.events owner to it_mallory;
+         alter table it_trent.events_0 owner to it_trent;
+         grant usage on schema it_trent to it_mallory",
+    );
+    arm(&mut db.connect_as(TRENT), "it_trent.events_0");
+    let refused = merge_the_bait(&db, &mut admin, &["it_mallory.events"], &[]).unwrap_err();
+    assert!(refused.contains("merge_conflict: table it_mallory.events cannot be written"), "{refused}");
+    assert_harmless(&mut admin);
+    assert_eq!(value::<i64>(&mut admin, "select count(*) from seen"), 0, "nobody's trigger ran");
+}
+
+#[test]
+fn N16_rules_that_become_somebody_else() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    run(
+        &mut mallory,
+        "create table it_mallory.bait (user_id uuid references auth.users (id));
+         grant insert, select on it_mallory.bait to public;
+         create table it_mallory.later (n int);
+         create function it_mallory.later() returns trigger language plpgsql as
+             'begin perform public.attack(''later''); return null; end';
+         create constraint trigger later after insert on it_mallory.later
+             deferrable initially deferred for each row execute function it_mallory.later();
+         create function it_mallory.combine(guest uuid, account uuid) returns void language plpgsql as $$
+         begin
+             perform public.attack('rule');
+             insert into it_mallory.later values (1);
+             update it_mallory.bait set user_id = account where user_id = guest;
+             set search_path = it_mallory, pg_catalog;
+         end $$;
+         create function it_mallory.become(guest uuid, account uuid) returns void language plpgsql as $$
+         begin
+             set role none;
+         end $$;",
+    );
+    run(
+        &mut admin,
+        "select auth.set_merge_rule('it_mallory.bait', 'function', function => 'it_mallory.combine(uuid, uuid)')",
+    );
+    merge_the_bait(&db, &mut admin, &["it_mallory.bait"], &[]).unwrap();
+    assert_harmless(&mut admin);
+    assert_eq!(value::<i64>(&mut admin, "select count(*) from seen where place in ('rule', 'later')"), 2);
+
+    run(
+        &mut admin,
+        "select auth.set_merge_rule('it_mallory.bait', 'function', function => 'it_mallory.become(uuid, uuid)')",
+    );
+    let refused = merge_the_bait(&db, &mut admin, &["it_mallory.bait"], &[]).unwrap_err();
+    assert!(refused.contains("merge_failed: table it_mallory.bait: cannot set parameter \"role\""), "{refused}");
+
+    // Nor does it find what the caller put into its temporary schema.
+    run(
+        &mut mallory,
+        "alter function it_mallory.combine(uuid, uuid) set search_path = it_mallory;
+         grant create on schema it_mallory to public",
+    );
+    run(
+        &mut admin,
+        "select auth.set_merge_rule('it_mallory.bait', 'function', function => 'it_mallory.combine(uuid, uuid)')",
+    );
+    let (guest, account) = (sign_in(&mut admin), sign_in(&mut admin));
+    let mut app = db.connect_as(APP);
+    run(&mut app, "create temporary table later (n int)");
+    set_token(&mut app, &account.access_token);
+    let refused = app.query_one("select auth.merge_anonymous_user($1)", &[&guest.access_token]);
+    let text = expect_error(refused.map(|_| ()), "PT409", "merge_conflict");
+    assert!(text.contains("temporary tables"), "{text}");
+}
+
+#[test]
+fn N13_operators_and_functions_in_front_change_no_merge() {
+    let (db, mut admin) = setup();
+    let mut mallory = db.connect_as(MALLORY);
+    run(
+        &mut mallory,
+        "create table it_mallory.bait (user_id uuid references auth.users (id), n int, unique (user_id, n));
+         grant insert, select on it_mallory.bait to public;
+         create function it_mallory.same(uuid, uuid) returns boolean language plpgsql as $$
+         begin perform public.attack('operator'); return true; end $$;
+         create operator it_mallory.= (leftarg = uuid, rightarg = uuid, function = it_mallory.same);
+         create function it_mallory.unnest(text[]) returns setof text language plpgsql as $$
+         begin perform public.attack('function'); end $$;
+         create function it_mallory.divert() returns trigger language plpgsql as $$
+         begin set search_path = it_mallory, pg_catalog; return new; end $$;
+         create trigger divert before update on it_mallory.bait for each row execute function it_mallory.divert();",
+    );
+    merge_the_bait(&db, &mut admin, &["it_mallory.bait"], &[]).unwrap();
+    assert_harmless(&mut admin);
+    assert_eq!(value::<i64>(&mut admin, "select count(*) from seen where who <> 'it_mallory'"), 0);
+    // The caller's own path does nothing either.
+    let (guest, account) = (sign_in(&mut admin), sign_in(&mut admin));
+    let mut app = db.connect_as(APP);
+    run(&mut app, "set search_path = it_mallory, pg_catalog");
+    set_token(&mut app, &account.access_token);
+    app.query_one("select auth.merge_anonymous_user($1)", &[&guest.access_token]).unwrap();
+    assert_harmless(&mut admin);
+    assert_eq!(value::<String>(&mut app, "show search_path"), "it_mallory, pg_catalog");
+}
