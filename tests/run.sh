@@ -94,7 +94,7 @@ sql() {
 }
 
 docs() {
-    local code=0 files=(README.md)
+    local code=0 files=(README.md docs/merge.md)
     say "the documentation's SQL"
     start_cluster docs
     # What administrators do includes a schedule, which needs pg_cron.
