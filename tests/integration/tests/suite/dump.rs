@@ -15,6 +15,7 @@ const TABLES: &[&str] = &[
     "settings",
     "signing_keys",
     "audit_log_entries",
+    "merge_rules",
 ];
 
 /// Number of rows and a digest of all of them, per table.
@@ -72,7 +73,10 @@ fn fill(db: &Database) -> Before {
         "create table notes (id int primary key, user_id uuid not null references auth.users (id) on delete cascade);
          alter table notes enable row level security; grant select on notes to authenticated;
          create policy own on notes to authenticated using (user_id = auth.uid());
-         create table by_name (user_id uuid references auth.users (id) deferrable initially deferred)",
+         create table by_name (user_id uuid references auth.users (id) deferrable initially deferred);
+         create function merge_notes(uuid, uuid) returns void language sql as '';
+         select auth.set_merge_rule('notes', 'function', function => 'merge_notes(uuid, uuid)');
+         select auth.set_merge_rule('by_name', 'keep_account', user_columns => '{user_id}')",
     );
     // So many that a parallel restore has other tables' rows before them.
     run(&mut admin, "insert into auth.users (id) select gen_random_uuid() from generate_series(1, 50000)");
