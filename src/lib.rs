@@ -24,6 +24,7 @@ mod guc;
 mod json;
 mod key_rotation;
 mod keys;
+mod linking;
 mod own_transaction;
 mod postgrest;
 mod readers;
