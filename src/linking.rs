@@ -5,9 +5,11 @@
 //! whose they are.
 
 use crate::error::{Error, Result, error};
+use crate::function::{Args, writes};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
-use crate::{claims, clock, sessions, settings};
+use crate::{claims, clock, sessions, settings, sql_function};
+use anon_auth_core::address;
 use pgrx::{JsonB, pg_sys};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -121,7 +123,7 @@ pub fn has_proven(user: &User) -> Result<bool> {
 /// The provider's e-mail address, if the provider has verified it and the user has none.
 fn new_verified_email(user: &User, identity: &Identity) -> Option<String> {
     match (&identity.email, user.proven_email()) {
-        (Some((address, true)), None) => anon_auth_core::address::email(address).ok(),
+        (Some((address, true)), None) => address::email(address).ok(),
         _ => None,
     }
 }
@@ -227,4 +229,56 @@ pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<()> {
         .hint(SIGN_IN_THERE)),
         _ => Ok(()),
     }
+}
+
+fn unlink_identity(args: &Args) -> Result<JsonB> {
+    static DELETE: Statement = Statement::latest(
+        c"delete from auth.identities where id = $1 and user_id = $2",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID],
+    );
+    static COUNT: Statement =
+        Statement::latest(c"select from auth.identities where user_id = $1", &[pg_sys::UUIDOID]);
+    writes(c"auth.unlink_identity()");
+    check_enabled()?;
+    let (user, session) = claims::require()?;
+    let user = lock(user)?;
+    let identity = args.get::<pgrx::Uuid>(0).map(|id| Uuid::from_bytes(*id.as_bytes())).unwrap_or_default();
+    let count = COUNT.run(&[spi::uuid(user.id)])?;
+    if DELETE.run(&[spi::uuid(identity), spi::uuid(user.id)])? == 0 {
+        return Err(error(404, "identity_not_found", format!("the user has no identity {identity}"))
+            .hint("See identities in auth.get_user()."));
+    }
+    if count == 1 {
+        return Err(error(422, "single_identity_not_deletable", "it is the only identity of the user")
+            .hint("Link another one first."));
+    }
+    forget_addresses_of_no_identity(&user)?;
+    sessions::end_others(user.id, session)?;
+    crate::audit::record("identity_unlinked", Some(user.id), json!({"identity_id": identity.to_string()}))?;
+    let user = users::find(user.id)?.ok_or_else(claims::not_signed_in)?;
+    Ok(JsonB(user.to_json(users::identities(user.id)?)))
+}
+sql_function!(anon_auth_unlink_identity, unlink_identity);
+
+/// An address goes with the last identity that has it, and the password with the last address.
+fn forget_addresses_of_no_identity(user: &User) -> Result<()> {
+    static UPDATE: Statement = Statement::latest(
+        c"update auth.users
+          set email = case when $2 then email end, email_confirmed_at = case when $2 then email_confirmed_at end,
+              phone = case when $3 then phone end, phone_confirmed_at = case when $3 then phone_confirmed_at end,
+              encrypted_password = case when $2 and email_confirmed_at is not null
+                                          or $3 and phone_confirmed_at is not null then encrypted_password end,
+              updated_at = $4
+          where id = $1",
+        &[pg_sys::UUIDOID, pg_sys::BOOLOID, pg_sys::BOOLOID, pg_sys::TIMESTAMPTZOID],
+    );
+    let identities = users::identities(user.id)?;
+    let texts = |name: &'static str| {
+        let data = identities.as_array().into_iter().flatten().map(|identity| &identity["identity_data"]);
+        data.filter_map(move |data| data[name].as_str())
+    };
+    let keeps_email = texts("email").any(|text| address::email(text).ok().as_deref() == user.proven_email());
+    let keeps_phone = texts("phone").any(|text| address::phone(text).ok().as_deref() == user.proven_phone());
+    let now = spi::timestamp(clock::now());
+    UPDATE.run(&[spi::uuid(user.id), spi::value(keeps_email), spi::value(keeps_phone), now]).map(|_| ())
 }

@@ -209,14 +209,7 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
 fn user_metadata(args: &Args, n: usize, settings: &Settings) -> Result<Value> {
     let Some(datum) = (unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, n) }) else { return Ok(json!({})) };
     let text = crate::json::text(datum);
-    if text.len() as i64 > settings.user_metadata_limit {
-        return Err(invalid(format!(
-            "the metadata has {} bytes, more than the {} that user_metadata_limit allows",
-            text.len(),
-            settings.user_metadata_limit
-        ))
-        .hint("It is part of every access token: keep larger data in a table of your own."));
-    }
+    settings.check_user_metadata(text.len())?;
     match crate::json::parse(&text)? {
         Value::Object(object) => Ok(Value::Object(object)),
         other => Err(invalid(format!("the metadata is {}, not a JSON object", type_name(&other)))),
@@ -429,6 +422,15 @@ fn sign_out(args: &Args) -> Result<()> {
     Ok(())
 }
 sql_function!(anon_auth_sign_out, sign_out);
+
+/// Ends every session of a user but `session`. The caller has locked the user's row.
+pub fn end_others(user: Uuid, session: Option<Uuid>) -> Result<()> {
+    static DELETE: Statement = Statement::latest(
+        c"delete from auth.sessions where user_id = $1 and id is distinct from $2",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID],
+    );
+    DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid)]).map(|_| ())
+}
 
 /// The claims of an access token, checked against the database.
 ///
