@@ -20,7 +20,7 @@ pub fn send(message: &Message) -> Result<()> {
     let _ = message.user.id;
     INSERT
         .run(&[spi::value(JsonB(
-            serde_json::json!({"channel": match message.channel { Channel::Email => "email", Channel::Sms => "sms"},
+            serde_json::json!({"at": crate::json::timestamp(crate::clock::now()), "channel": match message.channel { Channel::Email => "email", Channel::Sms => "sms"},
         "to": message.to, "code": message.code, "token_hash": message.token_hash, "purpose": message.purpose}),
         ))])
         .map(|_| ())
