@@ -12,6 +12,7 @@ mod cache;
 mod catalog;
 mod claims;
 mod cleanup;
+mod client_address;
 mod clock;
 mod compat;
 mod deletion;
@@ -21,9 +22,11 @@ mod expired_guests;
 mod foreign_keys;
 mod function;
 mod guc;
+mod guesses;
 mod json;
 mod key_rotation;
 mod keys;
+mod mailbox;
 mod own_transaction;
 mod postgrest;
 mod readers;
@@ -31,6 +34,7 @@ mod sessions;
 mod settings;
 mod spi;
 mod users;
+mod worker;
 
 pgrx::pg_module_magic!(name, version);
 
@@ -41,7 +45,8 @@ pgrx::extension_sql_file!("../sql/sessions.sql", name = "sessions", requires = [
 pgrx::extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["sessions"]);
 pgrx::extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["readers"]);
 pgrx::extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["keys"]);
-pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["audit"]);
+pgrx::extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["audit"]);
+pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["worker"]);
 pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);

@@ -34,6 +34,11 @@ pub struct Settings {
     pub cleanup_unreachable_only: bool,
     pub cleanup_spare_owners: bool,
     pub audit_log_retention: i64,
+    pub otp_attempt_limit: i64,
+    pub otp_attempt_limit_total: i64,
+    pub otp_attempt_window: i64,
+    pub password_attempt_limit: i64,
+    pub password_attempt_window: i64,
 }
 
 /// What values a setting takes.
@@ -45,6 +50,8 @@ enum Kind {
     Interval(i64, i64),
     /// Bytes, at least and at most.
     Bytes(i64, i64),
+    /// A number, at least and at most.
+    Count(i64, i64),
 }
 
 struct Definition {
@@ -90,6 +97,16 @@ static DEFINITIONS: &[Definition] = &[
         "Clean-up spares guests who own rows in application tables, whatever the foreign key's delete action"),
     define("audit_log_retention", Kind::Interval(DAY, LONGEST), "90 days",
         "Clean-up deletes audit log entries older than this"),
+    define("otp_attempt_limit", Kind::Count(1, 1000), "5",
+        "Attempts at a user's code from one client address within otp_attempt_window; right ones count"),
+    define("otp_attempt_limit_total", Kind::Count(1, 100_000), "50",
+        "Attempts at a user's code from all addresses together within otp_attempt_window"),
+    define("otp_attempt_window", Kind::Interval(SECOND, 30 * DAY), "01:00:00",
+        "Attempts at codes count for this long, from the first one on"),
+    define("password_attempt_limit", Kind::Count(1, 100_000), "10",
+        "Wrong passwords for one account from one client address within password_attempt_window"),
+    define("password_attempt_window", Kind::Interval(SECOND, 30 * DAY), "00:15:00",
+        "Wrong passwords count for this long, from the first one on"),
 ];
 
 thread_local! {
@@ -158,6 +175,11 @@ fn load() -> Result<Settings> {
         cleanup_unreachable_only: truth("cleanup_unreachable_only"),
         cleanup_spare_owners: truth("cleanup_spare_owners"),
         audit_log_retention: number("audit_log_retention")?,
+        otp_attempt_limit: number("otp_attempt_limit")?,
+        otp_attempt_limit_total: number("otp_attempt_limit_total")?,
+        otp_attempt_window: number("otp_attempt_window")?,
+        password_attempt_limit: number("password_attempt_limit")?,
+        password_attempt_window: number("password_attempt_window")?,
     })
 }
 
@@ -175,7 +197,7 @@ impl Definition {
             Kind::Word(_) => "enum",
             Kind::Text => "string",
             Kind::Interval(..) => "interval",
-            Kind::Bytes(..) => "integer",
+            Kind::Bytes(..) | Kind::Count(..) => "integer",
         }
     }
 
@@ -187,7 +209,7 @@ impl Definition {
             Kind::Interval(least, most) => {
                 format!("{} to {} (a month counts as 30 days)", interval_text(least), interval_text(most))
             }
-            Kind::Bytes(least, most) => format!("{least} to {most}"),
+            Kind::Bytes(least, most) | Kind::Count(least, most) => format!("{least} to {most}"),
         }
     }
 
@@ -221,7 +243,7 @@ impl Definition {
                     Err(refused())
                 }
             },
-            Kind::Bytes(least, most) => match value.parse::<i64>() {
+            Kind::Bytes(least, most) | Kind::Count(least, most) => match value.parse::<i64>() {
                 Ok(size) if (least..=most).contains(&size) => Ok(size.to_string()),
                 _ => Err(refused()),
             },

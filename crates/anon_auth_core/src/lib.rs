@@ -4,6 +4,8 @@
 //! or a part of one.
 
 pub mod algorithm;
+pub mod client_address;
+pub mod digest;
 mod json;
 mod jwk;
 pub mod jwt;
