@@ -18,6 +18,9 @@ pub struct Relations {
     pub session_revocations_pkey: pg_sys::Oid,
     pub settings: pg_sys::Oid,
     pub signing_keys: pg_sys::Oid,
+    pub guesses: pg_sys::Oid,
+    pub guesses_pkey: pg_sys::Oid,
+    pub workers: pg_sys::Oid,
 }
 
 thread_local! {
@@ -46,6 +49,9 @@ pub fn relations() -> Option<Relations> {
         session_revocations_pkey: oid(c"session_revocations_pkey")?,
         settings: oid(c"settings")?,
         signing_keys: oid(c"signing_keys")?,
+        guesses: oid(c"guesses")?,
+        guesses_pkey: oid(c"guesses_pkey")?,
+        workers: oid(c"workers")?,
     };
     // Unless an invalidation arrived meanwhile.
     RELATIONS.set((FORGOTTEN.get() == forgotten).then_some(relations));

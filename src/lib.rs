@@ -29,6 +29,7 @@ mod json;
 mod key_rotation;
 mod keys;
 mod linking;
+mod mailbox;
 mod one_time_tokens;
 mod own_transaction;
 mod passwords;
@@ -40,6 +41,7 @@ mod spi;
 mod update_user;
 mod users;
 mod verification;
+mod worker;
 
 pgrx::pg_module_magic!(name, version);
 
@@ -50,7 +52,8 @@ pgrx::extension_sql_file!("../sql/sessions.sql", name = "sessions", requires = [
 pgrx::extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["sessions"]);
 pgrx::extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["readers"]);
 pgrx::extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["keys"]);
-pgrx::extension_sql_file!("../sql/linking.sql", name = "linking", requires = ["audit"]);
+pgrx::extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["audit"]);
+pgrx::extension_sql_file!("../sql/linking.sql", name = "linking", requires = ["worker"]);
 pgrx::extension_sql_file!("../sql/passwords.sql", name = "passwords", requires = ["linking"]);
 pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = ["passwords"]);
 pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["handover"]);

@@ -10,6 +10,9 @@ create function sent(out channel text, out "to" text, out code text, out link te
 $$;
 create function another(code text) returns text language sql as $$ select lpad(((code::int + 1) % 1000000)::text, 6, '0') $$;
 
+-- Attempts are counted whatever becomes of them; here there are many.
+select auth.set_setting('otp_attempt_limit', '1000') as otp_attempt_limit;
+
 -- R8, S8, A1: a guest proves an e-mail address, and is a permanent user with the same id and the same rows.
 begin;
 create table notes (user_id uuid default auth.uid() references auth.users (id), body text);
@@ -180,7 +183,7 @@ select auth.authenticate(:'ada_token') = :'ada_id' as authenticated;
 reset role;
 select auth.update_user('{"email": "ada@example.org"}') is not null as claimed;
 select * from sent() \gset sent_
-select t::text like '%' || :'sent_code' || '%' or convert_from(t.token_hash, 'LATIN1') like '%' || :'sent_link' || '%' as has_secret, length(token_hash) as token_hash,
+select position(convert_to(:'sent_code', 'UTF8') in code_hash) + position(convert_to(:'sent_link', 'UTF8') in token_hash) as has_secret, length(token_hash) as token_hash,
        length(code_hash) as code_hash, relates_to, token_type
   from auth.one_time_tokens t;
 -- The million codes, hashed without the key, are not it.
@@ -325,5 +328,6 @@ select raised('select auth.update_user(''{"email": "ada@example.org"}'')'), rais
 select raised('select auth.verify_otp(''email_change'', token_hash => ''garbage'')');
 rollback;
 
+select auth.set_setting('otp_attempt_limit', null) as otp_attempt_limit;
 drop table messages;
 drop function sent, another;

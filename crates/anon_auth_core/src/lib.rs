@@ -6,7 +6,9 @@
 
 pub mod address;
 pub mod algorithm;
+pub mod client_address;
 pub mod code;
+pub mod digest;
 mod json;
 mod jwk;
 pub mod jwt;

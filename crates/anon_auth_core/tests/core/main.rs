@@ -2,6 +2,7 @@
 #![allow(non_snake_case)]
 
 mod claims;
+mod client_address;
 mod hostile_headers;
 mod hostile_tokens;
 mod jwk;
