@@ -77,6 +77,7 @@ select pg_catalog.pg_extension_config_dump('auth.session_revocations', '');
 select pg_catalog.pg_extension_config_dump('auth.settings', '');
 select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
+select pg_catalog.pg_extension_config_dump('auth.hooks', '');
 
 -- As the last thing: it holds what the extension itself made.
 insert into auth.installed_parts (relation, kind, name)

@@ -23,3 +23,10 @@ pub fn end_on_sigterm() {
     }
     unsafe { pqsignal(pg_sys::SIGTERM as i32, die) };
 }
+
+/// Where the numbers of an extension's own timers begin (`utils/timeout.h`).
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub const USER_TIMEOUT: i32 = 12;
+/// Where the numbers of an extension's own timers begin (`utils/timeout.h`).
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const USER_TIMEOUT: i32 = 13;

@@ -34,6 +34,9 @@ pub struct Settings {
     pub cleanup_unreachable_only: bool,
     pub cleanup_spare_owners: bool,
     pub audit_log_retention: i64,
+    pub hook_timeout: i64,
+    pub site_url: String,
+    pub message_retention: i64,
 }
 
 /// What values a setting takes.
@@ -90,6 +93,12 @@ static DEFINITIONS: &[Definition] = &[
         "Clean-up spares guests who own rows in application tables, whatever the foreign key's delete action"),
     define("audit_log_retention", Kind::Interval(DAY, LONGEST), "90 days",
         "Clean-up deletes audit log entries older than this"),
+    define("hook_timeout", Kind::Interval(1000, 300 * SECOND), "00:00:05",
+        "How long a hook may take before the call that it takes part in fails"),
+    define("site_url", Kind::Text, "http://localhost:3000",
+        "Address of your site, for the links in messages"),
+    define("message_retention", Kind::Interval(0, LONGEST), "7 days",
+        "Clean-up deletes messages that were sent, given up or expired this long ago (their codes go at once)"),
 ];
 
 thread_local! {
@@ -158,6 +167,9 @@ fn load() -> Result<Settings> {
         cleanup_unreachable_only: truth("cleanup_unreachable_only"),
         cleanup_spare_owners: truth("cleanup_spare_owners"),
         audit_log_retention: number("audit_log_retention")?,
+        hook_timeout: number("hook_timeout")?,
+        site_url: text("site_url"),
+        message_retention: number("message_retention")?,
     })
 }
 
