@@ -21,7 +21,7 @@ comment on function auth.hook_definitions() is 'Name and description of every ho
 
 create view auth.all_hooks as
 select d.name,
-       format('%I.%I(jsonb)', h.function_schema, h.function_name) as function,
+       case when h.name is not null then format('%I.%I(jsonb)', h.function_schema, h.function_name) end as function,
        h.function_owner as owner,
        d.description,
        h.set_at

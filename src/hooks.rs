@@ -162,7 +162,7 @@ pub fn run(hook: Hook, mut event: Value) -> Result<Option<Value>> {
     let secrets = secrets(&event);
     let limit = settings::current()?.hook_timeout;
     match time_limit::run(limit, || function.call(event)) {
-        Ok(Some(answer)) => check(hook, answer).map(Some),
+        Ok(Some(answer)) => check(hook, answer, &secrets).map(Some),
         Ok(None) => {
             let message = format!("hook \"{}\" took longer than hook_timeout allows", hook.name());
             Err(error(504, "hook_timeout", message).hint(format!("The function is {}.", function.signature)))
@@ -216,8 +216,12 @@ fn secrets(event: &Value) -> Vec<String> {
         .collect()
 }
 
+fn without(secrets: &[String], message: &str) -> String {
+    secrets.iter().fold(message.to_owned(), |message, secret| message.replace(secret, "***"))
+}
+
 /// Whether an answer lets the call go on.
-fn check(hook: Hook, answer: Value) -> Result<Value> {
+fn check(hook: Hook, answer: Value, secrets: &[String]) -> Result<Value> {
     let object = match &answer {
         Value::Object(object) => object,
         Value::Null if !hook.has_to_answer() => return Ok(answer),
@@ -230,7 +234,7 @@ fn check(hook: Hook, answer: Value) -> Result<Value> {
     let status = refusal.get("http_code").map_or(Some(500), Value::as_u64);
     match (refusal.get("message").and_then(Value::as_str), status) {
         (Some(message), Some(status @ 400..=599)) if !message.is_empty() => {
-            Err(error(status as u16, "hook_refused", message))
+            Err(error(status as u16, "hook_refused", without(secrets, message)))
         }
         _ => Err(failed(hook, "answered with an \"error\" that has no message, or no http_code of 400 to 599")),
     }
@@ -243,10 +247,7 @@ fn failure(hook: Hook, function: &Function, error: Error, secrets: &[String]) ->
     if error.is_interrupt() || sqlstate.starts_with("40") {
         return error;
     }
-    let mut message = error.message();
-    for secret in secrets {
-        message = message.replace(secret.as_str(), "***");
-    }
+    let message = without(secrets, &error.message());
     error.discard();
     if sqlstate.starts_with("PT4") || sqlstate.starts_with("PT5") {
         return raised(&sqlstate, message);
