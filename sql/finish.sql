@@ -67,6 +67,15 @@ grant execute on function auth.get_user() to public;
 grant execute on function auth.user_info() to public;
 grant execute on function auth.delete_user() to public;
 grant execute on function auth.jwks() to public;
+grant execute on function auth.update_user(jsonb) to public;
+grant execute on function auth.verify_otp(text, text, text, text, text) to public;
+grant execute on function auth.resend(text) to public;
+grant execute on function auth.unlink_identity(uuid) to public;
+grant execute on function auth.sign_in_with_password(text, text, text) to public;
+grant execute on function auth.create_promotion_code() to public;
+grant execute on function auth.redeem_promotion_code(text) to public;
+grant execute on function auth.create_transfer_code() to public;
+grant execute on function auth.redeem_transfer_code(text) to public;
 
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');

@@ -32,6 +32,21 @@ pub struct Session {
 }
 
 impl Session {
+    fn new(user: Uuid, method: &str, now: i64) -> Self {
+        Self {
+            id: clock::new_id(now),
+            user,
+            created_at: now,
+            refreshed_at: now,
+            method: method.into(),
+            aal: "aal1".into(),
+            counter: 0,
+            nonce: random::nonce().to_vec(),
+            replaced: Vec::new(),
+            is_revoked: false,
+        }
+    }
+
     /// Whether a token was replaced so recently that its bearer may have missed the answer.
     fn was_replaced_recently(&self, token: &RefreshToken, settings: &Settings) -> bool {
         let oldest = clock::now() - settings.refresh_token_reuse_interval;
@@ -197,14 +212,7 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
 fn user_metadata(args: &Args, n: usize, settings: &Settings) -> Result<Value> {
     let Some(datum) = (unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, n) }) else { return Ok(json!({})) };
     let text = crate::json::text(datum);
-    if text.len() as i64 > settings.user_metadata_limit {
-        return Err(invalid(format!(
-            "the metadata has {} bytes, more than the {} that user_metadata_limit allows",
-            text.len(),
-            settings.user_metadata_limit
-        ))
-        .hint("It is part of every access token: keep larger data in a table of your own."));
-    }
+    settings.check_user_metadata(text.len())?;
     match crate::json::parse(&text)? {
         Value::Object(object) => Ok(Value::Object(object)),
         other => Err(invalid(format!("the metadata is {}, not a JSON object", type_name(&other)))),
@@ -262,18 +270,7 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     if hook_events::before_user_created(&mut user, "anonymous")? {
         stored_metadata = spi::value(JsonB(user.user_metadata.clone()));
     }
-    let session = Session {
-        id: clock::new_id(now),
-        user: user.id,
-        created_at: now,
-        refreshed_at: now,
-        method: "anonymous".into(),
-        aal: "aal1".into(),
-        counter: 0,
-        nonce: random::nonce().to_vec(),
-        replaced: Vec::new(),
-        is_revoked: false,
-    };
+    let session = Session::new(user.id, "anonymous", now);
     INSERT.run(&[
         spi::uuid(user.id),
         spi::value(user.aud.as_str()),
@@ -287,6 +284,37 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     answer(&session, &user, &settings)
 }
 sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
+
+/// Signs a user in, whoever has proven to be it. Locks the user's row.
+///
+/// # Arguments
+/// * `method` – how it was proven; `amr` in tokens
+///
+/// # Errors
+/// `user_banned`, `user_not_found`.
+pub fn create(user: Uuid, method: &str) -> Result<JsonB> {
+    static INSERT: Statement = Statement::new(
+        c"insert into auth.sessions (id, user_id, created_at, refreshed_at, method, refresh_token_nonce)
+          values ($1, $2, $3, $3, $4, $5)",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::TEXTOID, pg_sys::BYTEAOID],
+    );
+    keys::current()?;
+    users::lock(user)?;
+    let now = clock::now();
+    users::note_sign_in(user, now)?;
+    let user = users::find(user)?.ok_or_else(|| error(401, "user_not_found", "the user does not exist any more"))?;
+    user.check_not_banned()?;
+    let session = Session::new(user.id, method, now);
+    INSERT.run(&[
+        spi::uuid(session.id),
+        spi::uuid(user.id),
+        spi::timestamp(now),
+        spi::value(method),
+        spi::value(session.nonce.as_slice()),
+    ])?;
+    let settings = settings::current()?;
+    answer(&session, &user, &settings)
+}
 
 sql_function!(anon_auth_refresh_session, |args| { refresh(&args.text(0)?.unwrap_or_default()) });
 
@@ -404,6 +432,15 @@ fn sign_out(args: &Args) -> Result<()> {
     Ok(())
 }
 sql_function!(anon_auth_sign_out, sign_out);
+
+/// Ends every session of a user but `session`. The caller has locked the user's row.
+pub fn end_others(user: Uuid, session: Option<Uuid>) -> Result<()> {
+    static DELETE: Statement = Statement::latest(
+        c"delete from auth.sessions where user_id = $1 and id is distinct from $2",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID],
+    );
+    DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid)]).map(|_| ())
+}
 
 /// The claims of an access token, checked against the database.
 ///

@@ -37,6 +37,28 @@ pub struct Settings {
     pub hook_timeout: i64,
     pub site_url: String,
     pub message_retention: i64,
+    pub manual_linking: bool,
+    pub promotion_keeps_device_keys: bool,
+    pub otp_lifetime: i64,
+    pub otp_resend_interval: i64,
+    pub handover_code_lifetime: i64,
+    pub password_min_length: i64,
+    pub password_hash_memory: i64,
+    pub password_hash_iterations: i64,
+    pub password_hash_parallelism: i64,
+}
+
+impl Settings {
+    /// # Errors
+    /// `validation_failed` where metadata of `bytes` are too long for a token.
+    pub fn check_user_metadata(&self, bytes: usize) -> Result<()> {
+        if bytes as i64 <= self.user_metadata_limit {
+            return Ok(());
+        }
+        let limit = self.user_metadata_limit;
+        Err(invalid(format!("the metadata has {bytes} bytes, more than the {limit} that user_metadata_limit allows"))
+            .hint("It is part of every access token: keep larger data in a table of your own."))
+    }
 }
 
 /// What values a setting takes.
@@ -48,6 +70,10 @@ enum Kind {
     Interval(i64, i64),
     /// Bytes, at least and at most.
     Bytes(i64, i64),
+    /// KiB, at least and at most.
+    Kibibytes(i64, i64),
+    /// At least and at most.
+    Number(i64, i64),
 }
 
 struct Definition {
@@ -99,6 +125,24 @@ static DEFINITIONS: &[Definition] = &[
         "Address of your site, for the links in messages"),
     define("message_retention", Kind::Interval(0, LONGEST), "7 days",
         "Clean-up deletes messages that were sent, given up or expired this long ago (their codes go at once)"),
+    define("manual_linking", Kind::Boolean, "true",
+        "Guests can become permanent, and users can link further addresses and identities"),
+    define("promotion_keeps_device_keys", Kind::Boolean, "true",
+        "A guest that becomes permanent keeps its device keys (not: when a link was opened by somebody who is not signed in)"),
+    define("otp_lifetime", Kind::Interval(SECOND, 7 * DAY), "01:00:00",
+        "How long a code or a link that proves an address is good"),
+    define("otp_resend_interval", Kind::Interval(0, DAY), "00:01:00",
+        "A user gets the next code of the same purpose this long after the one before"),
+    define("handover_code_lifetime", Kind::Interval(SECOND, DAY), "00:05:00",
+        "How long a promotion code or a transfer code is good"),
+    define("password_min_length", Kind::Number(1, 1024), "8",
+        "Characters that a new password has at the least; it has 1024 bytes at the most"),
+    define("password_hash_memory", Kind::Kibibytes(128, 2_097_152), "19456",
+        "Memory that hashing a password takes (Argon2id)"),
+    define("password_hash_iterations", Kind::Number(1, 1000), "2",
+        "Iterations of hashing a password (Argon2id)"),
+    define("password_hash_parallelism", Kind::Number(1, 16), "1",
+        "Degree of parallelism of hashing a password (Argon2id); it is computed on one processor all the same"),
 ];
 
 thread_local! {
@@ -170,6 +214,15 @@ fn load() -> Result<Settings> {
         hook_timeout: number("hook_timeout")?,
         site_url: text("site_url"),
         message_retention: number("message_retention")?,
+        manual_linking: truth("manual_linking"),
+        promotion_keeps_device_keys: truth("promotion_keeps_device_keys"),
+        otp_lifetime: number("otp_lifetime")?,
+        otp_resend_interval: number("otp_resend_interval")?,
+        handover_code_lifetime: number("handover_code_lifetime")?,
+        password_min_length: number("password_min_length")?,
+        password_hash_memory: number("password_hash_memory")?,
+        password_hash_iterations: number("password_hash_iterations")?,
+        password_hash_parallelism: number("password_hash_parallelism")?,
     })
 }
 
@@ -187,7 +240,15 @@ impl Definition {
             Kind::Word(_) => "enum",
             Kind::Text => "string",
             Kind::Interval(..) => "interval",
-            Kind::Bytes(..) => "integer",
+            Kind::Bytes(..) | Kind::Kibibytes(..) | Kind::Number(..) => "integer",
+        }
+    }
+
+    fn unit(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Bytes(..) => Some("B"),
+            Kind::Kibibytes(..) => Some("kB"),
+            _ => None,
         }
     }
 
@@ -199,7 +260,9 @@ impl Definition {
             Kind::Interval(least, most) => {
                 format!("{} to {} (a month counts as 30 days)", interval_text(least), interval_text(most))
             }
-            Kind::Bytes(least, most) => format!("{least} to {most}"),
+            Kind::Bytes(least, most) | Kind::Kibibytes(least, most) | Kind::Number(least, most) => {
+                format!("{least} to {most}")
+            }
         }
     }
 
@@ -233,10 +296,12 @@ impl Definition {
                     Err(refused())
                 }
             },
-            Kind::Bytes(least, most) => match value.parse::<i64>() {
-                Ok(size) if (least..=most).contains(&size) => Ok(size.to_string()),
-                _ => Err(refused()),
-            },
+            Kind::Bytes(least, most) | Kind::Kibibytes(least, most) | Kind::Number(least, most) => {
+                match value.parse::<i64>() {
+                    Ok(number) if (least..=most).contains(&number) => Ok(number.to_string()),
+                    _ => Err(refused()),
+                }
+            }
         }
     }
 }
@@ -342,7 +407,7 @@ sql_function!(anon_auth_setting_definitions, |_| {
                 "name": d.name,
                 "type": d.type_name(),
                 "default": d.default,
-                "unit": matches!(d.kind, Kind::Bytes(..)).then_some("B"),
+                "unit": d.unit(),
                 "allowed": d.allowed(),
                 "description": d.description,
             })

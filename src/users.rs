@@ -173,6 +173,24 @@ pub fn status(snapshot: &LatestSnapshot, id: Uuid) -> Result<Status> {
     Ok(status)
 }
 
+/// The user for whom this address, normalised, has been proven.
+pub fn with_proven_email(address: &str) -> Result<Option<Uuid>> {
+    static SELECT: Statement = Statement::latest(
+        c"select id from auth.users where lower(email) = lower($1) and email_confirmed_at is not null",
+        &[pg_sys::TEXTOID],
+    );
+    SELECT.first(&[spi::value(address)], |row| Ok(row.uuid(1)))
+}
+
+/// The user for whom this number, normalised, has been proven.
+pub fn with_proven_phone(number: &str) -> Result<Option<Uuid>> {
+    static SELECT: Statement = Statement::latest(
+        c"select id from auth.users where phone = $1 and phone_confirmed_at is not null",
+        &[pg_sys::TEXTOID],
+    );
+    SELECT.first(&[spi::value(number)], |row| Ok(row.uuid(1)))
+}
+
 /// The identities linked to a user, as clients see them.
 pub fn identities(user: Uuid) -> Result<Value> {
     static SELECT: Statement = Statement::new(
@@ -203,6 +221,24 @@ pub fn lock(id: Uuid) -> Result<()> {
     static LOCK: Statement =
         Statement::new(c"select from auth.users where id = $1 for no key update", &[pg_sys::UUIDOID]);
     LOCK.run(&[spi::uuid(id)]).map(|_| ())
+}
+
+/// Notes that a user does something now that keeps it from clean-up.
+pub fn note_activity(id: Uuid, now: i64) -> Result<()> {
+    static UPDATE: Statement = Statement::latest(
+        c"update auth.users set last_active_on = $2, cleanup_blocked_at = null where id = $1",
+        &[pg_sys::UUIDOID, pg_sys::DATEOID],
+    );
+    UPDATE.run(&[spi::uuid(id), Some(pg_sys::Datum::from(clock::day(now)))]).map(|_| ())
+}
+
+/// Notes that a user signs in now.
+pub fn note_sign_in(id: Uuid, now: i64) -> Result<()> {
+    static UPDATE: Statement = Statement::latest(
+        c"update auth.users set last_sign_in_at = $2, last_active_on = $3, cleanup_blocked_at = null where id = $1",
+        &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::DATEOID],
+    );
+    UPDATE.run(&[spi::uuid(id), spi::timestamp(now), Some(pg_sys::Datum::from(clock::day(now)))]).map(|_| ())
 }
 
 fn get_user(_: &Args) -> Result<JsonB> {

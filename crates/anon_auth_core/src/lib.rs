@@ -1,13 +1,17 @@
-//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, and keys sealed at rest.
+//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, keys sealed at rest, addresses, codes
+//! and passwords.
 //!
 //! Cryptography is aws-lc-rs throughout. Nothing here panics on input, and no error holds a key, a token
 //! or a part of one.
 
+pub mod address;
 pub mod algorithm;
+pub mod code;
 mod json;
 mod jwk;
 pub mod jwt;
 pub mod keys;
+pub mod password;
 pub mod random;
 pub mod refresh;
 pub mod seal;
