@@ -88,6 +88,7 @@ select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
 select pg_catalog.pg_extension_config_dump('auth.guesses', '');
 -- Not auth.workers: its rows are about running processes.
+select pg_catalog.pg_extension_config_dump('auth.hooks', '');
 
 -- As the last thing: it holds what the extension itself made.
 insert into auth.installed_parts (relation, kind, name)

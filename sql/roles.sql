@@ -10,8 +10,11 @@ declare
         'auth.create_signing_key(text)', 'auth.rotate_signing_key(text)', 'auth.import_signing_key(jsonb)',
         'auth.revoke_signing_key(text)', 'auth.seal_signing_keys()',
         'auth.cleanup_expired_users(integer, boolean, uuid)',
+        'auth.set_hook(text, regprocedure)', 'auth.hook_definitions()',
+        'auth.claim_messages(integer, interval, text)', 'auth.acknowledge_message(uuid)',
+        'auth.fail_message(uuid, text, boolean)',
         'auth.schedule_cleanup(text)', 'auth.unschedule_cleanup()'];
-    views constant text[] := array['auth.all_settings', 'auth.customizations'];
+    views constant text[] := array['auth.all_settings', 'auth.customizations', 'auth.all_hooks', 'auth.outbox'];
     item text;
 begin
     if login_role is not null and not exists (select from pg_roles where rolname = login_role) then

@@ -21,6 +21,7 @@ pub struct Relations {
     pub guesses: pg_sys::Oid,
     pub guesses_pkey: pg_sys::Oid,
     pub workers: pg_sys::Oid,
+    pub hooks: pg_sys::Oid,
 }
 
 thread_local! {
@@ -52,6 +53,7 @@ pub fn relations() -> Option<Relations> {
         guesses: oid(c"guesses")?,
         guesses_pkey: oid(c"guesses_pkey")?,
         workers: oid(c"workers")?,
+        hooks: oid(c"hooks")?,
     };
     // Unless an invalidation arrived meanwhile.
     RELATIONS.set((FORGOTTEN.get() == forgotten).then_some(relations));
@@ -69,6 +71,7 @@ pub fn invalidated(relation: pg_sys::Oid) {
     };
     let is_settings = is(|known| known.settings);
     let is_keys = is(|known| known.signing_keys);
+    let is_hooks = is(|known| known.hooks);
     let is_session = is(|known| known.users) || is(|known| known.sessions) || is(|known| known.session_revocations);
     if is_settings {
         crate::settings::mark_stale();
@@ -76,10 +79,13 @@ pub fn invalidated(relation: pg_sys::Oid) {
     if is_keys {
         crate::keys::mark_stale();
     }
+    if is_hooks {
+        crate::hooks::mark_stale();
+    }
     if is_session {
         crate::claims::forget();
     }
-    if is_settings || is_keys || is_session {
+    if is_settings || is_keys || is_hooks || is_session {
         // A dropped and re-created extension has other OIDs.
         RELATIONS.set(None);
         FORGOTTEN.set(FORGOTTEN.get() + 1);

@@ -1,7 +1,8 @@
-//! Clean-up: expired guests, sessions and one-time tokens go, one batch at a time.
+//! Clean-up: expired guests, sessions, one-time tokens and messages go, one batch at a time.
 
 use crate::as_owner;
 use crate::clock;
+use crate::delivery;
 use crate::error::{Error, Result, error, invalid};
 use crate::expired_guests;
 use crate::function::{Args, writes};
@@ -25,6 +26,7 @@ pub struct Outcome {
     sessions: u64,
     one_time_tokens: u64,
     audit_log_entries: u64,
+    messages: u64,
     /// Guests that it had to leave for the first time.
     pub newly_left: u64,
     /// Where to go on with the guests that had to be left before.
@@ -62,6 +64,7 @@ impl Outcome {
             "sessions": self.sessions,
             "one_time_tokens": self.one_time_tokens,
             "audit_log_entries": self.audit_log_entries,
+            "messages": self.messages,
             "recheck_after": self.recheck_after.map(|id| id.to_string()),
             "more": self.more,
         })
@@ -178,7 +181,9 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     outcome.sessions = delete_sessions(&limits, batch)?;
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;
-    outcome.more |= [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries].contains(&(batch as u64));
+    outcome.messages = delivery::clean_up(limits.now, limits.now - settings.message_retention, batch)?;
+    outcome.more |= [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages]
+        .contains(&(batch as u64));
     Ok(outcome)
 }
 

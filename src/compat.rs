@@ -28,3 +28,10 @@ pub fn handle_signals() {
         pqsignal(pg_sys::SIGHUP as i32, SignalHandlerForConfigReload);
     }
 }
+
+/// Where the numbers of an extension's own timers begin (`utils/timeout.h`).
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+pub const USER_TIMEOUT: i32 = 12;
+/// Where the numbers of an extension's own timers begin (`utils/timeout.h`).
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const USER_TIMEOUT: i32 = 13;

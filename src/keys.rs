@@ -321,8 +321,8 @@ fn associated_data(kid: &str, purpose: Purpose, algorithm: Algorithm) -> Vec<u8>
     format!("anon_auth signing key\0{}\0{algorithm}\0{kid}", purpose.name()).into_bytes()
 }
 
-/// The key that private keys are sealed with; `None` where `anon_auth.key_file` is not set.
-fn sealing_key() -> Result<Option<[u8; 32]>> {
+/// The key that private keys and codes are sealed with; `None` where `anon_auth.key_file` is not set.
+pub fn sealing_key() -> Result<Option<[u8; 32]>> {
     let Some(path) = guc::key_file() else { return Ok(None) };
     let bytes = std::fs::read(&path)
         .map_err(|e| unavailable(format!("the file in anon_auth.key_file cannot be read: {}", e.kind())))?;

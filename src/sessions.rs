@@ -5,6 +5,7 @@ use crate::claims;
 use crate::clock;
 use crate::error::{Error, Result, error, invalid, serialization_failure};
 use crate::function::{Args, writes};
+use crate::hook_events;
 use crate::own_transaction::{self, Request};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
@@ -178,7 +179,7 @@ fn answer(session: &Session, user: &User, settings: &Settings) -> Result<JsonB> 
 /// # Arguments
 /// * `issued` – Unix time
 fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64) -> Result<String> {
-    let Value::Object(claims) = json!({
+    let Value::Object(mut claims) = json!({
         "iss": settings.issuer,
         "sub": user.id.to_string(),
         "aud": settings.audience,
@@ -198,6 +199,8 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
     }) else {
         return Err(error(500, "internal_error", "the claims are not an object"));
     };
+    let method = if session.counter == 0 { &session.method } else { "token_refresh" };
+    hook_events::custom_access_token(&mut claims, method)?;
     let key = keys::current()?;
     anon_auth_core::jwt::encode(key.kid(), key.signing_key()?, &claims).map_err(|_| {
         invalid("the metadata of the user is too large for an access token of 8 KiB")
@@ -230,8 +233,9 @@ fn type_name(value: &Value) -> &'static str {
 fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     static INSERT: Statement = Statement::new(
         c"with guest as (
-              insert into auth.users (id, aud, raw_user_meta_data, is_anonymous, created_at, updated_at, last_sign_in_at)
-              values ($1, $2, $3, true, $4, $4, $4))
+              insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
+                                      updated_at, last_sign_in_at)
+              values ($1, $2, $3, $7, true, $4, $4, $4))
           insert into auth.sessions (id, user_id, created_at, refreshed_at, refresh_token_nonce)
           values ($5, $1, $4, $4, $6)",
         &[
@@ -241,6 +245,7 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
             pg_sys::TIMESTAMPTZOID,
             pg_sys::UUIDOID,
             pg_sys::BYTEAOID,
+            pg_sys::JSONBOID,
         ],
     );
     writes(c"auth.sign_in_anonymously()");
@@ -256,12 +261,15 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     }
     let metadata = user_metadata(args, 0, &settings)?;
     // Stored as it was given: JSON numbers may have more digits than the token's.
-    let stored_metadata = args.get::<pg_sys::Datum>(0).or_else(|| spi::value(JsonB(json!({}))));
+    let mut stored_metadata = args.get::<pg_sys::Datum>(0).or_else(|| spi::value(JsonB(json!({}))));
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
 
     let now = clock::now();
-    let user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
+    let mut user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
+    if hook_events::before_user_created(&mut user, "anonymous")? {
+        stored_metadata = spi::value(JsonB(user.user_metadata.clone()));
+    }
     let session = Session::new(user.id, "anonymous", now);
     INSERT.run(&[
         spi::uuid(user.id),
@@ -270,7 +278,9 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
         spi::timestamp(now),
         spi::uuid(session.id),
         spi::value(session.nonce.as_slice()),
+        spi::value(JsonB(user.app_metadata.clone())),
     ])?;
+    hook_events::after_user_created(&user, "anonymous")?;
     answer(&session, &user, &settings)
 }
 sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);

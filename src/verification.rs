@@ -160,6 +160,7 @@ fn send(user: &User, address: &Address) -> Result<()> {
         code: &code,
         token_hash: &token_hash,
         purpose: address.purpose().name(),
+        expires_at: clock::now() + lifetime,
     })
 }
 
