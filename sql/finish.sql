@@ -67,6 +67,8 @@ grant execute on function auth.get_user() to public;
 grant execute on function auth.user_info() to public;
 grant execute on function auth.delete_user() to public;
 grant execute on function auth.jwks() to public;
+grant execute on function auth.link_identity(text, text, text) to public;
+grant execute on function auth.sign_in_with_id_token(text, text, text) to public;
 
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');
@@ -76,6 +78,7 @@ select pg_catalog.pg_extension_config_dump('auth.sessions', '');
 select pg_catalog.pg_extension_config_dump('auth.session_revocations', '');
 select pg_catalog.pg_extension_config_dump('auth.settings', '');
 select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
+select pg_catalog.pg_extension_config_dump('auth.identity_providers', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
 
 -- As the last thing: it holds what the extension itself made.

@@ -21,11 +21,14 @@ mod expired_guests;
 mod foreign_keys;
 mod function;
 mod guc;
+mod https;
+mod identity_providers;
 mod json;
 mod key_rotation;
 mod keys;
 mod own_transaction;
 mod postgrest;
+mod provider_keys;
 mod readers;
 mod sessions;
 mod settings;
@@ -42,7 +45,8 @@ pgrx::extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["s
 pgrx::extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["readers"]);
 pgrx::extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["keys"]);
 pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["audit"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 

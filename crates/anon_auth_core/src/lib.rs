@@ -1,11 +1,14 @@
-//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, and keys sealed at rest.
+//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, the ID tokens of other issuers, and
+//! keys sealed at rest.
 //!
 //! Cryptography is aws-lc-rs throughout. Nothing here panics on input, and no error holds a key, a token
 //! or a part of one.
 
 pub mod algorithm;
-mod json;
+pub mod id_token;
+pub mod json;
 mod jwk;
+pub mod jwks;
 pub mod jwt;
 pub mod keys;
 pub mod random;
