@@ -26,6 +26,7 @@ mod identity_providers;
 mod json;
 mod key_rotation;
 mod keys;
+mod linking;
 mod own_transaction;
 mod postgrest;
 mod provider_keys;

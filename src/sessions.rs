@@ -31,6 +31,21 @@ pub struct Session {
 }
 
 impl Session {
+    fn new(user: Uuid, method: &str, now: i64) -> Self {
+        Self {
+            id: clock::new_id(now),
+            user,
+            created_at: now,
+            refreshed_at: now,
+            method: method.into(),
+            aal: "aal1".into(),
+            counter: 0,
+            nonce: random::nonce().to_vec(),
+            replaced: Vec::new(),
+            is_revoked: false,
+        }
+    }
+
     /// Whether a token was replaced so recently that its bearer may have missed the answer.
     fn was_replaced_recently(&self, token: &RefreshToken, settings: &Settings) -> bool {
         let oldest = clock::now() - settings.refresh_token_reuse_interval;
@@ -254,18 +269,7 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
 
     let now = clock::now();
     let user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
-    let session = Session {
-        id: clock::new_id(now),
-        user: user.id,
-        created_at: now,
-        refreshed_at: now,
-        method: "anonymous".into(),
-        aal: "aal1".into(),
-        counter: 0,
-        nonce: random::nonce().to_vec(),
-        replaced: Vec::new(),
-        is_revoked: false,
-    };
+    let session = Session::new(user.id, "anonymous", now);
     INSERT.run(&[
         spi::uuid(user.id),
         spi::value(user.aud.as_str()),
@@ -277,6 +281,37 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     answer(&session, &user, &settings)
 }
 sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
+
+/// Signs a user in, whoever has proven to be it. Locks the user's row.
+///
+/// # Arguments
+/// * `method` – how it was proven; `amr` in tokens
+///
+/// # Errors
+/// `user_banned`, `user_not_found`.
+pub fn create(user: Uuid, method: &str) -> Result<JsonB> {
+    static INSERT: Statement = Statement::new(
+        c"insert into auth.sessions (id, user_id, created_at, refreshed_at, method, refresh_token_nonce)
+          values ($1, $2, $3, $3, $4, $5)",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::TEXTOID, pg_sys::BYTEAOID],
+    );
+    keys::current()?;
+    users::lock(user)?;
+    let now = clock::now();
+    users::note_sign_in(user, now)?;
+    let user = users::find(user)?.ok_or_else(|| error(401, "user_not_found", "the user does not exist any more"))?;
+    user.check_not_banned()?;
+    let session = Session::new(user.id, method, now);
+    INSERT.run(&[
+        spi::uuid(session.id),
+        spi::uuid(user.id),
+        spi::timestamp(now),
+        spi::value(method),
+        spi::value(session.nonce.as_slice()),
+    ])?;
+    let settings = settings::current()?;
+    answer(&session, &user, &settings)
+}
 
 sql_function!(anon_auth_refresh_session, |args| { refresh(&args.text(0)?.unwrap_or_default()) });
 

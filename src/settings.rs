@@ -34,6 +34,8 @@ pub struct Settings {
     pub cleanup_unreachable_only: bool,
     pub cleanup_spare_owners: bool,
     pub audit_log_retention: i64,
+    pub manual_linking: bool,
+    pub promotion_keeps_device_keys: bool,
 }
 
 /// What values a setting takes.
@@ -90,6 +92,10 @@ static DEFINITIONS: &[Definition] = &[
         "Clean-up spares guests who own rows in application tables, whatever the foreign key's delete action"),
     define("audit_log_retention", Kind::Interval(DAY, LONGEST), "90 days",
         "Clean-up deletes audit log entries older than this"),
+    define("manual_linking", Kind::Boolean, "true",
+        "Guests can become permanent, and users can link further addresses and identities"),
+    define("promotion_keeps_device_keys", Kind::Boolean, "true",
+        "A guest that becomes permanent keeps its device keys (not: when a link was opened by somebody who is not signed in)"),
 ];
 
 thread_local! {
@@ -158,6 +164,8 @@ fn load() -> Result<Settings> {
         cleanup_unreachable_only: truth("cleanup_unreachable_only"),
         cleanup_spare_owners: truth("cleanup_spare_owners"),
         audit_log_retention: number("audit_log_retention")?,
+        manual_linking: truth("manual_linking"),
+        promotion_keeps_device_keys: truth("promotion_keeps_device_keys"),
     })
 }
 

@@ -205,6 +205,15 @@ pub fn lock(id: Uuid) -> Result<()> {
     LOCK.run(&[spi::uuid(id)]).map(|_| ())
 }
 
+/// Notes that a user signs in now.
+pub fn note_sign_in(id: Uuid, now: i64) -> Result<()> {
+    static UPDATE: Statement = Statement::latest(
+        c"update auth.users set last_sign_in_at = $2, last_active_on = $3, cleanup_blocked_at = null where id = $1",
+        &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::DATEOID],
+    );
+    UPDATE.run(&[spi::uuid(id), spi::timestamp(now), Some(pg_sys::Datum::from(clock::day(now)))]).map(|_| ())
+}
+
 fn get_user(_: &Args) -> Result<JsonB> {
     let (user, _) = claims::require()?;
     let user = find(user)?.ok_or_else(claims::not_signed_in)?;

@@ -1,0 +1,230 @@
+//! How a guest becomes permanent: somebody proves that an address or an account at a provider is its own.
+//!
+//! The row stays, so everything that the guest owns stays its own. What came before the proof goes: every session
+//! and every code, and, where nothing had been proven before, a password and linked identities, since nobody knows
+//! whose they are.
+
+use crate::error::{Error, Result, error};
+use crate::spi::{self, Statement};
+use crate::users::{self, User};
+use crate::{claims, clock, sessions, settings};
+use pgrx::{JsonB, pg_sys};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+/// An account at a provider, which the caller has just proven to be its own.
+pub struct Identity {
+    /// Name of the provider.
+    pub provider: String,
+    /// The account's id at the provider (`sub`).
+    pub provider_id: String,
+    /// What the provider said about the user, a JSON object.
+    pub identity_data: Value,
+    /// The e-mail address that the provider told, and whether the provider has verified it.
+    pub email: Option<(String, bool)>,
+}
+
+/// What was proven.
+pub enum Proof<'a> {
+    /// That an e-mail address, normalised, is the caller's.
+    Email(&'a str),
+    /// That a phone number, normalised, is the caller's.
+    Phone(&'a str),
+    /// That an account at a provider is the caller's.
+    Identity(&'a Identity),
+}
+
+/// Who proved it.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Prover {
+    /// Somebody who is signed in as the user.
+    User,
+    /// Somebody who is not: by a link that was opened elsewhere. Perhaps not whoever asked for the link.
+    Stranger,
+}
+
+/// Links an account at a provider to a signed-in user; a guest becomes permanent. Answers with a new session.
+///
+/// # Arguments
+/// * `user` – the caller, who is signed in as this user
+///
+/// # Errors
+/// `manual_linking_disabled`, `identity_already_exists`, `email_exists`, `user_banned`.
+pub fn link(user: Uuid, identity: &Identity) -> Result<JsonB> {
+    check_enabled()?;
+    let user = lock(user)?;
+    promote(&user, &Proof::Identity(identity), Prover::User)
+}
+
+/// # Errors
+/// `manual_linking_disabled`.
+pub fn check_enabled() -> Result<()> {
+    match settings::current()?.manual_linking {
+        true => Ok(()),
+        false => Err(error(404, "manual_linking_disabled", "linking is switched off")
+            .hint("An administrator can switch it on: SELECT auth.set_setting('manual_linking', 'true');")),
+    }
+}
+
+/// The user, with the row locked against other changes to the user and its sessions.
+///
+/// # Errors
+/// `no_authorization` where the user was deleted, `user_banned`.
+pub fn lock(user: Uuid) -> Result<User> {
+    users::lock(user)?;
+    let user = users::find(user)?.ok_or_else(claims::not_signed_in)?;
+    user.check_not_banned()?;
+    Ok(user)
+}
+
+/// Notes what was proven, makes a guest permanent, ends what came before, and answers with a new session.
+///
+/// # Arguments
+/// * `user` – as it is since its row was locked
+///
+/// # Errors
+/// `identity_already_exists`, `email_exists`, `phone_exists`.
+pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<JsonB> {
+    let nothing_was_proven = user.is_anonymous || !has_proven(user)?;
+    end_what_came_before(user.id, nothing_was_proven, prover)?;
+    let method = match proof {
+        Proof::Email(address) => {
+            set_proven(user.id, Some(address), None)?;
+            set_address_identity(user.id, "email", json!({"email": address, "email_verified": true}))?;
+            "otp"
+        }
+        Proof::Phone(number) => {
+            set_proven(user.id, None, Some(number))?;
+            set_address_identity(user.id, "phone", json!({"phone": number, "phone_verified": true}))?;
+            "otp"
+        }
+        Proof::Identity(identity) => {
+            set_proven(user.id, new_verified_email(user, identity).as_deref(), None)?;
+            insert_identity(user.id, identity)?;
+            "oauth"
+        }
+    };
+    if user.is_anonymous {
+        crate::audit::record("user_promoted", Some(user.id), json!({"method": method}))?;
+    }
+    sessions::create(user.id, method)
+}
+
+/// Whether the user has proven anything to be its own.
+pub fn has_proven(user: &User) -> Result<bool> {
+    static IDENTITIES: Statement =
+        Statement::latest(c"select from auth.identities where user_id = $1 limit 1", &[pg_sys::UUIDOID]);
+    let has_address = user.proven_email().is_some() || user.proven_phone().is_some();
+    Ok(has_address || IDENTITIES.run(&[spi::uuid(user.id)])? > 0)
+}
+
+/// The provider's e-mail address, if the provider has verified it and the user has none.
+fn new_verified_email(user: &User, identity: &Identity) -> Option<String> {
+    match (&identity.email, user.proven_email()) {
+        (Some((address, true)), None) => anon_auth_core::address::email(address).ok(),
+        _ => None,
+    }
+}
+
+fn end_what_came_before(user: Uuid, nothing_was_proven: bool, prover: Prover) -> Result<()> {
+    const OF_USER: &[pg_sys::Oid] = &[pg_sys::UUIDOID];
+    static SESSIONS: Statement = Statement::latest(c"delete from auth.sessions where user_id = $1", OF_USER);
+    static CODES: Statement = Statement::latest(c"delete from auth.one_time_tokens where user_id = $1", OF_USER);
+    static IDENTITIES: Statement = Statement::latest(c"delete from auth.identities where user_id = $1", OF_USER);
+    static PASSWORD: Statement = Statement::latest(
+        c"update auth.users set encrypted_password = null where id = $1 and encrypted_password is not null",
+        OF_USER,
+    );
+    static DEVICE_KEYS: Statement = Statement::latest(c"delete from auth.device_keys where user_id = $1", OF_USER);
+    let user = [spi::uuid(user)];
+    SESSIONS.run(&user)?;
+    CODES.run(&user)?;
+    if nothing_was_proven {
+        IDENTITIES.run(&user)?;
+        PASSWORD.run(&user)?;
+    }
+    if prover == Prover::Stranger || !settings::current()?.promotion_keeps_device_keys {
+        DEVICE_KEYS.run(&user)?;
+    }
+    Ok(())
+}
+
+/// # Arguments
+/// * `email`, `phone` – what has been proven; `None` leaves it as it is
+fn set_proven(user: Uuid, email: Option<&str>, phone: Option<&str>) -> Result<()> {
+    static UPDATE: Statement = Statement::latest(
+        c"update auth.users
+          set is_anonymous = false, cleanup_blocked_at = null, updated_at = $4,
+              email = coalesce($2, email), email_confirmed_at = case when $2 is null then email_confirmed_at else $4 end,
+              phone = coalesce($3, phone), phone_confirmed_at = case when $3 is null then phone_confirmed_at else $4 end
+          where id = $1",
+        &[pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TIMESTAMPTZOID],
+    );
+    UPDATE
+        .run(&[spi::uuid(user), spi::value(email), spi::value(phone), spi::timestamp(clock::now())])
+        .map(|_| ())
+        .map_err(|error| match error.table_and_constraint().1.as_deref() {
+            Some("users_email_key") => replaced(error, email_exists(email.unwrap_or_default())),
+            Some("users_phone_key") => replaced(error, phone_exists(phone.unwrap_or_default())),
+            _ => error,
+        })
+}
+
+fn replaced(error: Error, by: Error) -> Error {
+    error.discard();
+    by
+}
+
+/// The proven address is another user's.
+pub fn email_exists(address: &str) -> Error {
+    error(422, "email_exists", format!("{address} belongs to another user")).hint(SIGN_IN_THERE)
+}
+
+/// The proven phone number is another user's.
+pub fn phone_exists(number: &str) -> Error {
+    error(422, "phone_exists", format!("{number} belongs to another user")).hint(SIGN_IN_THERE)
+}
+
+const SIGN_IN_THERE: &str = "The session goes on as it was. Sign in as that user instead.";
+
+/// An address as an identity. As is customary, its id at the "provider" is the user's own, so that the address can
+/// change.
+fn set_address_identity(user: Uuid, provider: &str, mut data: Value) -> Result<()> {
+    static UPSERT: Statement = Statement::new(
+        c"insert into auth.identities as i (user_id, provider, provider_id, identity_data, last_sign_in_at, created_at, updated_at)
+          values ($1, $2, $1::text, $3, $4, $4, $4)
+          on conflict (provider_id, provider) do update
+          set identity_data = excluded.identity_data, last_sign_in_at = $4, updated_at = $4",
+        &[pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::JSONBOID, pg_sys::TIMESTAMPTZOID],
+    );
+    data["sub"] = user.to_string().into();
+    let now = spi::timestamp(clock::now());
+    UPSERT.run(&[spi::uuid(user), spi::value(provider), spi::value(JsonB(data)), now]).map(|_| ())
+}
+
+/// # Errors
+/// `identity_already_exists`.
+pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<()> {
+    static INSERT: Statement = Statement::new(
+        c"insert into auth.identities (user_id, provider, provider_id, identity_data, last_sign_in_at, created_at, updated_at)
+          values ($1, $2, $3, $4, $5, $5, $5)
+          on conflict (provider_id, provider) do nothing",
+        &[pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::JSONBOID, pg_sys::TIMESTAMPTZOID],
+    );
+    let inserted = INSERT.run(&[
+        spi::uuid(user),
+        spi::value(identity.provider.as_str()),
+        spi::value(identity.provider_id.as_str()),
+        spi::value(JsonB(identity.identity_data.clone())),
+        spi::timestamp(clock::now()),
+    ])?;
+    match inserted {
+        0 => Err(error(
+            422,
+            "identity_already_exists",
+            format!("this account at \"{}\" is already linked to a user", identity.provider),
+        )
+        .hint(SIGN_IN_THERE)),
+        _ => Ok(()),
+    }
+}
