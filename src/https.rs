@@ -121,13 +121,8 @@ fn wait_until_closed(stream: &UnixStream) {
     let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
     loop {
         unsafe {
-            let happened = pg_sys::WaitLatchOrSocket(
-                pg_sys::MyLatch,
-                events,
-                stream.as_raw_fd(),
-                -1,
-                pg_sys::PG_WAIT_EXTENSION,
-            );
+            let happened =
+                pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events, stream.as_raw_fd(), -1, pg_sys::PG_WAIT_EXTENSION);
             pg_sys::ResetLatch(pg_sys::MyLatch);
             pgrx::check_for_interrupts!();
             if happened & pg_sys::WL_SOCKET_READABLE as i32 != 0 {

@@ -17,9 +17,10 @@ const ABOUT_THE_TOKEN: [&str; 12] =
 
 /// The account that the caller's ID token proves: arguments provider, id_token and nonce.
 fn proven(args: &Args) -> Result<Identity> {
-    let text = |n, name: &str| Ok(args.text(n)?.ok_or_else(|| invalid(format!("{name} is missing")))?);
+    let text = |n, name: &str| args.text(n)?.ok_or_else(|| invalid(format!("{name} is missing")));
     let nonce = args.text(2)?;
-    let (provider, token) = identity_providers::verify(&text(0, "provider")?, &text(1, "id_token")?, nonce.as_deref())?;
+    let (provider, token) =
+        identity_providers::verify(&text(0, "provider")?, &text(1, "id_token")?, nonce.as_deref())?;
     let IdToken { subject, email, email_verified, mut claims } = token;
     claims.retain(|name, _| !ABOUT_THE_TOKEN.contains(&name.as_str()));
     Ok(Identity {

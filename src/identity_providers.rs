@@ -80,10 +80,8 @@ impl Provider {
 /// # Errors
 /// `provider_not_found`.
 pub fn find(name: &str) -> Result<Provider> {
-    static SELECT: Statement = Statement::latest(
-        select!("from auth.identity_providers where name = $1"),
-        &[pg_sys::TEXTOID],
-    );
+    static SELECT: Statement =
+        Statement::latest(select!("from auth.identity_providers where name = $1"), &[pg_sys::TEXTOID]);
     SELECT.first(&[spi::value(name)], Provider::read)?.ok_or_else(|| {
         error(404, "provider_not_found", format!("there is no identity provider \"{}\"", shortened(name)))
             .hint("An administrator can add it: SELECT auth.set_identity_provider(…);")
@@ -98,7 +96,9 @@ pub fn verify(name: &str, token: &str, nonce: Option<&str>) -> Result<(Provider,
     let provider = find(name)?;
     if !provider.enabled {
         return Err(error(422, "provider_disabled", format!("the identity provider \"{name}\" is switched off"))
-            .hint("An administrator can switch it on: SELECT auth.set_identity_provider(name => …, enabled => true);"));
+            .hint(
+                "An administrator can switch it on: SELECT auth.set_identity_provider(name => …, enabled => true);",
+            ));
     }
     let expected = Expected {
         issuer: &provider.issuer,
@@ -145,7 +145,9 @@ pub fn store_keys(provider: &Provider, keys: &KeySet) -> Result<()> {
         spi::value(JsonB(jwks)),
     ])?;
     match is_new && stored == 1 {
-        true => audit(&provider.name, "identity_provider_keys_changed", json!({"keys": keys.kids().collect::<Vec<_>>()})),
+        true => {
+            audit(&provider.name, "identity_provider_keys_changed", json!({"keys": keys.kids().collect::<Vec<_>>()}))
+        }
         false => Ok(()),
     }
 }
@@ -155,10 +157,8 @@ pub fn store_keys(provider: &Provider, keys: &KeySet) -> Result<()> {
 /// # Errors
 /// `provider_not_found`.
 pub fn to_refresh(name: Option<&str>) -> Result<Vec<Provider>> {
-    static ENABLED: Statement = Statement::latest(
-        select!("from auth.identity_providers where enabled order by name"),
-        &[],
-    );
+    static ENABLED: Statement =
+        Statement::latest(select!("from auth.identity_providers where enabled order by name"), &[]);
     if let Some(name) = name {
         return Ok(vec![find(name)?]);
     }
@@ -171,10 +171,8 @@ pub fn to_refresh(name: Option<&str>) -> Result<Vec<Provider>> {
 }
 
 fn set(args: &Args) -> Result<JsonB> {
-    static LOCK: Statement = Statement::new(
-        select!("from auth.identity_providers where name = $1 for update"),
-        &[pg_sys::TEXTOID],
-    );
+    static LOCK: Statement =
+        Statement::new(select!("from auth.identity_providers where name = $1 for update"), &[pg_sys::TEXTOID]);
     static STORE: Statement = Statement::new(
         c"insert into auth.identity_providers as p
               (name, issuer, audiences, algorithms, nonce_check, trusts_email, enabled, jwks_uri, jwks, jwks_updated_at)

@@ -22,6 +22,7 @@ mod foreign_keys;
 mod function;
 mod guc;
 mod https;
+mod id_tokens;
 mod identity_providers;
 mod json;
 mod key_rotation;

@@ -57,7 +57,8 @@ fn discover(issuer: &str) -> Result<String> {
         return Err(unavailable(&url, format!("it does not name \"{issuer}\" as its issuer")));
     }
     let uri = member("jwks_uri").ok_or_else(|| unavailable(&url, "it has no jwks_uri"))?;
-    https::check_url(uri, https::loopback_for(issuer)).map_err(|why| unavailable(&url, format!("its jwks_uri: {why}")))?;
+    https::check_url(uri, https::loopback_for(issuer))
+        .map_err(|why| unavailable(&url, format!("its jwks_uri: {why}")))?;
     Ok(uri.to_owned())
 }
 

@@ -67,7 +67,8 @@ impl NonceCheck {
 
     fn accepts(self, claim: &str, nonce: &str) -> bool {
         let is = |expected: &[u8]| verify_slices_are_equal(claim.as_bytes(), expected).is_ok();
-        let hash: String = digest(&SHA256, nonce.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash: String =
+            digest(&SHA256, nonce.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
             Self::Exact => is(nonce.as_bytes()),
             Self::Sha256 => is(hash.as_bytes()),
@@ -145,7 +146,8 @@ fn check(claims: &Map<String, Value>, expected: &Expected) -> Result<(), IdToken
         _ => {}
     }
 
-    let date = |name| claims.get(name).map(|value| numeric_date(value).ok_or(IdTokenError::Malformed(name))).transpose();
+    let date =
+        |name| claims.get(name).map(|value| numeric_date(value).ok_or(IdTokenError::Malformed(name))).transpose();
     if expected.now >= date("exp")?.ok_or(IdTokenError::Missing("exp"))? {
         return Err(IdTokenError::Expired);
     }
