@@ -4,7 +4,9 @@
 mod claims;
 mod hostile_headers;
 mod hostile_tokens;
+mod id_token;
 mod jwk;
+mod jwks;
 mod keys;
 mod refresh;
 mod rfc;
