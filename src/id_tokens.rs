@@ -8,7 +8,7 @@ use crate::{claims, clock, identity_providers, keys, sessions, settings, sql_fun
 use anon_auth_core::address;
 use anon_auth_core::id_token::IdToken;
 use pgrx::{JsonB, pg_sys};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 /// Claims that are about the token and not about the user.

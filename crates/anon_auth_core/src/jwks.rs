@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::algorithm::Algorithm;
 use crate::json;
+use crate::jwk::check_public;
 use crate::keys::{KeyError, VerifyingKey};
 
 /// Keys that a set may have at most, those included that are passed over.
@@ -58,9 +59,12 @@ impl KeySet {
                 Some(kid) => format!("key {:?}", shortened(kid)),
                 None => format!("key number {}", n + 1),
             };
-            match why_not_usable(jwk) {
+            let refused = |error| KeyError::invalid(format!("{name} of the JWKS: {error}"));
+            let members = jwk.as_object().ok_or_else(|| refused(KeyError::invalid("a JWK is a JSON object")))?;
+            check_public(members).map_err(refused)?;
+            match why_not_usable(members) {
                 Some(why) => set.passed_over.push(format!("{name} {why}")),
-                None => set.add(jwk).map_err(|error| KeyError::invalid(format!("{name} of the JWKS: {error}")))?,
+                None => set.add(jwk).map_err(refused)?,
             }
         }
         if set.keys.is_empty() {
@@ -113,19 +117,18 @@ impl KeySet {
 }
 
 /// Why a key is to be passed over, if it is.
-fn why_not_usable(jwk: &Value) -> Option<String> {
+fn why_not_usable(jwk: &Map<String, Value>) -> Option<String> {
     let member = |name: &str| jwk.get(name).and_then(Value::as_str);
     let is_for = |operation: &str| {
         let listed = jwk.get("key_ops").and_then(Value::as_array);
         listed.is_none_or(|list| list.iter().any(|listed| listed == operation))
     };
     match (member("kty"), member("crv")) {
-        // To be refused, whatever else it says.
-        (Some("oct"), _) => return None,
         (Some("RSA"), _) | (Some("EC"), Some("P-256")) | (Some("OKP"), Some("Ed25519")) => {}
         (Some(kty @ ("EC" | "OKP")), Some(crv)) => {
             return Some(format!("is of the kind {kty} {:?}", shortened(crv)));
         }
+        // Broken, as `VerifyingKey` will find.
         (Some("EC" | "OKP"), None) | (None, _) => return None,
         (Some(kty), _) => return Some(format!("is of the kind {:?}", shortened(kty))),
     }

@@ -8,6 +8,8 @@ mod crash;
 mod dump;
 mod freshness;
 mod keys;
+mod openid;
+mod openid_attacks;
 mod pooler;
 mod races;
 mod refresh;
