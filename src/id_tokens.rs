@@ -4,7 +4,8 @@ use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::linking::{self, Identity};
 use crate::spi::{self, Statement};
-use crate::{claims, clock, identity_providers, keys, sessions, settings, sql_function, users};
+use crate::users::{self, User};
+use crate::{claims, clock, hook_events, identity_providers, keys, sessions, settings, sql_function};
 use anon_auth_core::address;
 use anon_auth_core::id_token::IdToken;
 use pgrx::{JsonB, pg_sys};
@@ -54,9 +55,9 @@ fn sign_in_with_id_token(args: &Args) -> Result<JsonB> {
             if note_sign_in(user, &identity)? {
                 return sessions::create(user, METHOD);
             }
-        } else if let Some(user) = who_has_proven(address.as_deref())? {
+        } else if let Some(user) = user_with(address.as_deref())? {
             users::lock(user)?;
-            if who_has_proven(address.as_deref())? == Some(user) {
+            if user_with(address.as_deref())? == Some(user) {
                 linking::insert_identity(user, &identity)?;
                 let payload = json!({"provider": identity.provider, "because_of": "email"});
                 crate::audit::record("identity_linked", Some(user), payload)?;
@@ -88,17 +89,9 @@ fn account(identity: &Identity) -> [spi::Value; 2] {
     [spi::value(identity.provider.as_str()), spi::value(identity.provider_id.as_str())]
 }
 
-/// The user whose address this is, normalised and proven here.
-fn who_has_proven(address: Option<&str>) -> Result<Option<Uuid>> {
-    static SELECT: Statement = Statement::latest(
-        c"select id from auth.users
-          where pg_catalog.lower(email) = pg_catalog.lower($1) and email_confirmed_at is not null",
-        &[pg_sys::TEXTOID],
-    );
-    match address {
-        Some(address) => SELECT.first(&[spi::value(address)], |row| Ok(row.uuid(1))),
-        None => Ok(None),
-    }
+/// The user who has proven this address here.
+fn user_with(address: Option<&str>) -> Result<Option<Uuid>> {
+    address.map_or(Ok(None), users::with_proven_email)
 }
 
 /// Keeps what the provider says now. Returns false where the account is not linked to the user any more.
@@ -131,8 +124,9 @@ fn create_user(identity: &Identity, address: Option<&str>) -> Result<Option<Uuid
               insert into auth.identities (user_id, provider, provider_id, identity_data, last_sign_in_at, created_at, updated_at)
               values ($3, $1, $2, $4, $5, $5, $5) on conflict (provider_id, provider) do nothing
               returning user_id)
-          insert into auth.users (id, aud, email, email_confirmed_at, created_at, updated_at, last_sign_in_at)
-          select user_id, $7, $6, case when $6 is not null then $5 end, $5, $5, $5 from identity
+          insert into auth.users (id, aud, email, email_confirmed_at, raw_user_meta_data, raw_app_meta_data,
+                                  created_at, updated_at, last_sign_in_at)
+          select user_id, $6, $7, case when $7 is not null then $5 end, $8, $9, $5, $5, $5 from identity
           on conflict do nothing",
         &[
             pg_sys::TEXTOID,
@@ -142,24 +136,30 @@ fn create_user(identity: &Identity, address: Option<&str>) -> Result<Option<Uuid
             pg_sys::TIMESTAMPTZOID,
             pg_sys::TEXTOID,
             pg_sys::TEXTOID,
+            pg_sys::JSONBOID,
+            pg_sys::JSONBOID,
         ],
     );
     static UNDO: Statement = Statement::new(c"delete from auth.identities where user_id = $1", &[pg_sys::UUIDOID]);
     let now = clock::now();
-    let user = clock::new_id(now);
+    let mut user = User::new_permanent(clock::new_id(now), &settings::current()?.audience, address, now);
+    hook_events::before_user_created(&mut user, &identity.provider)?;
     let [provider, id] = account(identity);
     let created = INSERT.run(&[
         provider,
         id,
-        spi::uuid(user),
+        spi::uuid(user.id),
         spi::value(JsonB(identity.identity_data.clone())),
         spi::timestamp(now),
+        spi::value(user.aud.as_str()),
         spi::value(address),
-        spi::value(settings::current()?.audience.as_str()),
+        spi::value(JsonB(user.user_metadata.clone())),
+        spi::value(JsonB(user.app_metadata.clone())),
     ])?;
-    if created == 1 {
-        return Ok(Some(user));
+    if created == 0 {
+        UNDO.run(&[spi::uuid(user.id)])?;
+        return Ok(None);
     }
-    UNDO.run(&[spi::uuid(user)])?;
-    Ok(None)
+    hook_events::after_user_created(&user, &identity.provider)?;
+    Ok(Some(user.id))
 }
