@@ -102,8 +102,9 @@ pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<JsonB> {
             ("phone", "otp")
         }
         Proof::Identity(identity) => {
-            set_proven(user.id, new_verified_email(user, identity).as_deref(), None)?;
+            // First: whoever owns the account owns its address as well.
             insert_identity(user.id, identity)?;
+            set_proven(user.id, new_verified_email(user, identity).as_deref(), None)?;
             (identity.provider.as_str(), "oauth")
         }
     };
