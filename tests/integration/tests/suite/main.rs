@@ -8,6 +8,7 @@ mod crash;
 mod dump;
 mod freshness;
 mod keys;
+mod linking;
 mod openid;
 mod openid_attacks;
 mod pooler;
