@@ -81,10 +81,10 @@ create table auth.one_time_tokens (
     user_id uuid not null,
     token_type text not null,
     token_hash bytea not null,
-    code_hash bytea,
     relates_to text not null,
     created_at timestamptz not null default now(),
     expires_at timestamptz not null,
+    code_hash bytea,
     constraint one_time_tokens_user_id_token_type_key unique (user_id, token_type),
     constraint one_time_tokens_token_hash_key unique (token_hash)
 );

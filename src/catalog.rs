@@ -18,6 +18,9 @@ pub struct Relations {
     pub session_revocations_pkey: pg_sys::Oid,
     pub settings: pg_sys::Oid,
     pub signing_keys: pg_sys::Oid,
+    pub guesses: pg_sys::Oid,
+    pub guesses_pkey: pg_sys::Oid,
+    pub workers: pg_sys::Oid,
     pub hooks: pg_sys::Oid,
 }
 
@@ -47,6 +50,9 @@ pub fn relations() -> Option<Relations> {
         session_revocations_pkey: oid(c"session_revocations_pkey")?,
         settings: oid(c"settings")?,
         signing_keys: oid(c"signing_keys")?,
+        guesses: oid(c"guesses")?,
+        guesses_pkey: oid(c"guesses_pkey")?,
+        workers: oid(c"workers")?,
         hooks: oid(c"hooks")?,
     };
     // Unless an invalidation arrived meanwhile.

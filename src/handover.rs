@@ -1,12 +1,11 @@
 //! Carrying a guest elsewhere: to another browser, where it becomes permanent (promotion code), or to a second
 //! device (transfer code).
 
-use crate::client_address::ClientAddress;
 use crate::error::{Result, error};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
 use crate::one_time_tokens::{self, Purpose, otp_expired};
-use crate::{claims, clock, linking, postgrest, sessions, settings, sql_function};
+use crate::{claims, client_address, clock, linking, postgrest, sessions, settings, sql_function};
 use anon_auth_core::code;
 use pgrx::JsonB;
 use serde_json::json;
@@ -64,7 +63,7 @@ fn redeem_transfer_code(args: &Args) -> Result<JsonB> {
     let code = code::read_typed(&args.text(0)?.unwrap_or_default());
     // By the first half, of which there are 33 million: codes of others are not to be locked by one who guesses.
     let half = code.as_deref().map_or("", |code| &code[..5]);
-    guesses::count(&Subject::code(Purpose::Transfer.name(), half), &ClientAddress::current()?)?;
+    guesses::count(&Subject::code(Purpose::Transfer.name(), half), &client_address::current()?)?;
     redeem(Purpose::Transfer, &code.ok_or_else(otp_expired)?)
 }
 sql_function!(anon_auth_redeem_transfer_code, redeem_transfer_code);

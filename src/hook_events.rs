@@ -1,9 +1,10 @@
-//! The hooks of signing in: a user's creation, and the claims of an access token.
+//! The hooks of a user's life: its creation, its promotion, and the claims of its access tokens.
 
 use crate::error::Result;
 use crate::hooks::{self, Hook};
-use crate::users::User;
+use crate::users::{self, User};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 /// Claims that a hook cannot change: the database checks them when the token comes back (`iss`, `aud`, `exp`,
 /// `iat`, `nbf`), finds user and session by them (`sub`, `session_id`, `session_rotation`), puts its own in
@@ -106,8 +107,25 @@ pub fn before_user_created(user: &mut User, provider: &str) -> Result<bool> {
 /// Those of [`hooks::run`].
 pub fn after_user_created(user: &User, provider: &str) -> Result<()> {
     if hooks::is_set(Hook::AfterUserCreated) {
-        let event = json!({"user": user.to_json(json!([])), "provider": provider});
+        let event = json!({"user": user.to_json(users::identities(user.id)?), "provider": provider});
         hooks::run(Hook::AfterUserCreated, event)?;
+    }
+    Ok(())
+}
+
+/// Calls the hook `user_promoted`; the user's row is a permanent user's.
+///
+/// # Arguments
+/// * `method` – how it proved who it is, as `amr` in its tokens says
+///
+/// # Errors
+/// Those of [`hooks::run`].
+pub fn user_promoted(user: Uuid, method: &str) -> Result<()> {
+    if hooks::is_set(Hook::UserPromoted)
+        && let Some(user) = users::find(user)?
+    {
+        let event = json!({"user": user.to_json(users::identities(user.id)?), "authentication_method": method});
+        hooks::run(Hook::UserPromoted, event)?;
     }
     Ok(())
 }

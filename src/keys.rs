@@ -154,9 +154,15 @@ fn with_current_keys(is_there: impl Fn(&Keys) -> bool) -> Result<Rc<Keys>> {
         // else to wait, and no worker that could see the table.
         create_missing()?;
     } else {
-        own_transaction::run(Request::CreateKeys, || is_there(&all()))?;
+        own_transaction::run(Request::create_keys())?;
     }
     Ok(all())
+}
+
+/// Whether there are current keys.
+pub fn are_there() -> bool {
+    let keys = all();
+    keys.current.is_some() && keys.current_refresh.is_some()
 }
 
 /// Makes the keys that are missing; nothing where they are there, or are made at this moment.

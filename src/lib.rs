@@ -28,14 +28,19 @@ mod handover;
 mod hook_events;
 mod hook_function;
 mod hooks;
+mod https;
+mod id_tokens;
+mod identity_providers;
 mod json;
 mod key_rotation;
 mod keys;
 mod linking;
+mod mailbox;
 mod one_time_tokens;
 mod own_transaction;
 mod passwords;
 mod postgrest;
+mod provider_keys;
 mod readers;
 mod sessions;
 mod settings;
@@ -44,6 +49,7 @@ mod time_limit;
 mod update_user;
 mod users;
 mod verification;
+mod worker;
 
 pgrx::pg_module_magic!(name, version);
 
@@ -54,13 +60,15 @@ pgrx::extension_sql_file!("../sql/sessions.sql", name = "sessions", requires = [
 pgrx::extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["sessions"]);
 pgrx::extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["readers"]);
 pgrx::extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["keys"]);
-pgrx::extension_sql_file!("../sql/hooks.sql", name = "hooks", requires = ["audit"]);
+pgrx::extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["audit"]);
+pgrx::extension_sql_file!("../sql/hooks.sql", name = "hooks", requires = ["worker"]);
 pgrx::extension_sql_file!("../sql/delivery.sql", name = "delivery", requires = ["hooks"]);
 pgrx::extension_sql_file!("../sql/linking.sql", name = "linking", requires = ["delivery"]);
 pgrx::extension_sql_file!("../sql/passwords.sql", name = "passwords", requires = ["linking"]);
 pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = ["passwords"]);
 pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["handover"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 

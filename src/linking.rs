@@ -8,7 +8,7 @@ use crate::error::{Error, Result, error};
 use crate::function::{Args, writes};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
-use crate::{claims, clock, sessions, settings, sql_function};
+use crate::{claims, clock, hook_events, sessions, settings, sql_function};
 use anon_auth_core::address;
 use pgrx::{JsonB, pg_sys};
 use serde_json::{Value, json};
@@ -108,6 +108,7 @@ pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<JsonB> {
     };
     if user.is_anonymous {
         crate::audit::record("user_promoted", Some(user.id), json!({"method": method}))?;
+        hook_events::user_promoted(user.id, method)?;
     }
     sessions::create(user.id, method)
 }

@@ -1,6 +1,5 @@
 //! Passwords: set by users who have proven an address, and signing in with one.
 
-use crate::client_address::ClientAddress;
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
@@ -8,7 +7,7 @@ use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::users::User;
 use crate::verification::Address;
-use crate::{clock, linking, sessions, sql_function};
+use crate::{client_address, clock, linking, sessions, sql_function};
 use anon_auth_core::password::{self, Cost, PasswordError};
 use pgrx::{JsonB, pg_sys};
 use uuid::Uuid;
@@ -50,7 +49,7 @@ pub fn set(user: &User, session: Option<Uuid>, password: &str) -> Result<()> {
 /// Counts an attempt to set a password: by the answer `same_password` one could guess the one in use. Before the
 /// user's row is locked.
 pub fn count_attempt(user: Uuid) -> Result<()> {
-    guesses::count(&Subject::password(&user.to_string()), &ClientAddress::current()?)
+    guesses::count(&Subject::password(&user.to_string()).of_user(user), &client_address::current()?)
 }
 
 fn check_strength(password: &str, settings: &Settings) -> Result<()> {
@@ -103,7 +102,8 @@ fn sign_in_with_password(args: &Args) -> Result<JsonB> {
         return Err(too_long(&password));
     }
     // Before anything is judged, and whatever becomes of this transaction.
-    guesses::count(&Subject::password(address.text()), &ClientAddress::current()?)?;
+    let (subject, client) = (Subject::password(address.text()), client_address::current()?);
+    guesses::count(&subject, &client)?;
 
     let owner = address.owner()?;
     let hash = owner.map(stored).transpose()?.flatten();
@@ -119,6 +119,7 @@ fn sign_in_with_password(args: &Args) -> Result<JsonB> {
             if address.owner()? != owner || stored(user.id)? != hash {
                 return Err(invalid_credentials());
             }
+            guesses::succeeded(&subject, &client)?;
             sessions::create(user.id, "password")
         }
         _ => Err(invalid_credentials()),

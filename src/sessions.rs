@@ -364,7 +364,7 @@ fn refresh(token: &str) -> Result<JsonB> {
         } else if token.counter < session.counter as u64 && !session.may_have_forgotten(&settings) {
             // An old token: its bearer or the session's is a thief. This must not be undone by a rollback.
             let request = Request::RevokeSession { session: session.id, user: session.user };
-            own_transaction::run(request, || find(session.id).is_none_or(|session| session.is_revoked))?;
+            own_transaction::run(request)?;
             return Err(already_used());
         } else {
             // Of the right key, but ahead of the session: minted in a transaction that was rolled back. Or so many

@@ -46,6 +46,11 @@ pub struct Settings {
     pub password_hash_memory: i64,
     pub password_hash_iterations: i64,
     pub password_hash_parallelism: i64,
+    pub otp_attempt_limit: i64,
+    pub otp_attempt_limit_total: i64,
+    pub otp_attempt_window: i64,
+    pub password_attempt_limit: i64,
+    pub password_attempt_window: i64,
 }
 
 impl Settings {
@@ -72,8 +77,8 @@ enum Kind {
     Bytes(i64, i64),
     /// KiB, at least and at most.
     Kibibytes(i64, i64),
-    /// At least and at most.
-    Number(i64, i64),
+    /// A number, at least and at most.
+    Count(i64, i64),
 }
 
 struct Definition {
@@ -135,14 +140,24 @@ static DEFINITIONS: &[Definition] = &[
         "A user gets the next code of the same purpose this long after the one before"),
     define("handover_code_lifetime", Kind::Interval(SECOND, DAY), "00:05:00",
         "How long a promotion code or a transfer code is good"),
-    define("password_min_length", Kind::Number(1, 1024), "8",
+    define("password_min_length", Kind::Count(1, 1024), "8",
         "Characters that a new password has at the least; it has 1024 bytes at the most"),
     define("password_hash_memory", Kind::Kibibytes(128, 2_097_152), "19456",
         "Memory that hashing a password takes (Argon2id)"),
-    define("password_hash_iterations", Kind::Number(1, 1000), "2",
+    define("password_hash_iterations", Kind::Count(1, 1000), "2",
         "Iterations of hashing a password (Argon2id)"),
-    define("password_hash_parallelism", Kind::Number(1, 16), "1",
+    define("password_hash_parallelism", Kind::Count(1, 16), "1",
         "Degree of parallelism of hashing a password (Argon2id); it is computed on one processor all the same"),
+    define("otp_attempt_limit", Kind::Count(1, 1000), "5",
+        "Attempts at a user's code from one client address within otp_attempt_window; right ones count"),
+    define("otp_attempt_limit_total", Kind::Count(1, 100_000), "50",
+        "Attempts at a user's code from all addresses together within otp_attempt_window"),
+    define("otp_attempt_window", Kind::Interval(SECOND, 30 * DAY), "01:00:00",
+        "Attempts at codes count for this long, from the first one on"),
+    define("password_attempt_limit", Kind::Count(1, 100_000), "10",
+        "Wrong passwords for one account from one client address within password_attempt_window"),
+    define("password_attempt_window", Kind::Interval(SECOND, 30 * DAY), "00:15:00",
+        "Wrong passwords count for this long, from the first one on"),
 ];
 
 thread_local! {
@@ -223,6 +238,11 @@ fn load() -> Result<Settings> {
         password_hash_memory: number("password_hash_memory")?,
         password_hash_iterations: number("password_hash_iterations")?,
         password_hash_parallelism: number("password_hash_parallelism")?,
+        otp_attempt_limit: number("otp_attempt_limit")?,
+        otp_attempt_limit_total: number("otp_attempt_limit_total")?,
+        otp_attempt_window: number("otp_attempt_window")?,
+        password_attempt_limit: number("password_attempt_limit")?,
+        password_attempt_window: number("password_attempt_window")?,
     })
 }
 
@@ -240,7 +260,7 @@ impl Definition {
             Kind::Word(_) => "enum",
             Kind::Text => "string",
             Kind::Interval(..) => "interval",
-            Kind::Bytes(..) | Kind::Kibibytes(..) | Kind::Number(..) => "integer",
+            Kind::Bytes(..) | Kind::Kibibytes(..) | Kind::Count(..) => "integer",
         }
     }
 
@@ -260,7 +280,7 @@ impl Definition {
             Kind::Interval(least, most) => {
                 format!("{} to {} (a month counts as 30 days)", interval_text(least), interval_text(most))
             }
-            Kind::Bytes(least, most) | Kind::Kibibytes(least, most) | Kind::Number(least, most) => {
+            Kind::Bytes(least, most) | Kind::Kibibytes(least, most) | Kind::Count(least, most) => {
                 format!("{least} to {most}")
             }
         }
@@ -296,7 +316,7 @@ impl Definition {
                     Err(refused())
                 }
             },
-            Kind::Bytes(least, most) | Kind::Kibibytes(least, most) | Kind::Number(least, most) => {
+            Kind::Bytes(least, most) | Kind::Kibibytes(least, most) | Kind::Count(least, most) => {
                 match value.parse::<i64>() {
                     Ok(number) if (least..=most).contains(&number) => Ok(number.to_string()),
                     _ => Err(refused()),

@@ -3,7 +3,6 @@
 //! Until then the claim is a row in `auth.one_time_tokens` and nothing else. It reserves nothing: of several users
 //! who claim an address, the first to prove it has it.
 
-use crate::client_address::ClientAddress;
 use crate::delivery::{self, Channel, Message};
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
@@ -12,7 +11,7 @@ use crate::linking::{self, Proof, Prover};
 use crate::one_time_tokens::{self, OneTimeToken, Purpose, otp_expired};
 use crate::settings;
 use crate::users::{self, User};
-use crate::{claims, clock, sql_function};
+use crate::{claims, client_address, clock, sql_function};
 use anon_auth_core::address;
 use pgrx::JsonB;
 
@@ -191,9 +190,10 @@ fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result
     let claimed = one_time_tokens::of_user(user, purpose)?.ok_or_else(otp_expired)?.address;
     // Before anything is judged, and whatever becomes of this transaction. Of the address as well: a new guest,
     // and a new code, are to be had for the asking.
-    let client = ClientAddress::current()?;
-    guesses::count(&Subject::code(purpose.name(), &user.to_string()), &client)?;
-    guesses::count(&Subject::code(purpose.name(), &claimed), &client)?;
+    let client = client_address::current()?;
+    for owner in [user.to_string().as_str(), &claimed] {
+        guesses::count(&Subject::code(purpose.name(), owner).of_user(user), &client)?;
+    }
 
     let user = linking::lock(user)?;
     let token = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(otp_expired)?;

@@ -1,10 +1,11 @@
 //! What is sent to an address, or shown to be typed elsewhere, to prove something once.
 
-use aws_lc_rs::{digest, hmac};
+use aws_lc_rs::hmac;
 use base64::Engine;
 use uuid::Uuid;
 
 use crate::BASE64URL;
+use crate::digest;
 use crate::random;
 use crate::refresh::RefreshKey;
 
@@ -55,13 +56,8 @@ pub fn read_typed(text: &str) -> Option<String> {
 }
 
 /// What is stored of a token that cannot be guessed: SHA-256 of its purpose and the token.
-pub fn hash(purpose: &str, token: &str) -> Vec<u8> {
-    let mut message = digest::Context::new(&digest::SHA256);
-    for part in [purpose, token] {
-        message.update(&(part.len() as u64).to_be_bytes());
-        message.update(part.as_bytes());
-    }
-    message.finish().as_ref().to_vec()
+pub fn hash(purpose: &str, token: &str) -> [u8; 32] {
+    digest::of_parts(&[purpose, token])
 }
 
 /// What a code of six digits is for.

@@ -2,9 +2,12 @@
 #![allow(non_snake_case)]
 
 mod claims;
+mod client_address;
 mod hostile_headers;
 mod hostile_tokens;
+mod id_token;
 mod jwk;
+mod jwks;
 mod keys;
 mod refresh;
 mod rfc;

@@ -5,9 +5,13 @@
 mod attacks;
 mod cleanup;
 mod crash;
+mod delivery;
 mod dump;
 mod freshness;
+mod hooks;
 mod keys;
+mod openid;
+mod openid_attacks;
 mod pooler;
 mod races;
 mod refresh;
