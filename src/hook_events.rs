@@ -1,4 +1,4 @@
-//! The hooks of a user's life: its creation, its promotion, and the claims of its access tokens.
+//! The hooks of signing in: a user's creation and promotion, and the claims of an access token.
 
 use crate::error::Result;
 use crate::hooks::{self, Hook};
@@ -107,24 +107,24 @@ pub fn before_user_created(user: &mut User, provider: &str) -> Result<bool> {
 /// Those of [`hooks::run`].
 pub fn after_user_created(user: &User, provider: &str) -> Result<()> {
     if hooks::is_set(Hook::AfterUserCreated) {
-        let event = json!({"user": user.to_json(users::identities(user.id)?), "provider": provider});
+        let event = json!({"user": user.to_json(json!([])), "provider": provider});
         hooks::run(Hook::AfterUserCreated, event)?;
     }
     Ok(())
 }
 
-/// Calls the hook `user_promoted`; the user's row is a permanent user's.
+/// Calls the hook `user_promoted`; the guest is a permanent user already, and its row is locked.
 ///
 /// # Arguments
-/// * `method` – how it proved who it is, as `amr` in its tokens says
+/// * `provider` – what it is linked to: `email`, `phone`, or the name of an identity's provider
 ///
 /// # Errors
 /// Those of [`hooks::run`].
-pub fn user_promoted(user: Uuid, method: &str) -> Result<()> {
+pub fn user_promoted(user: Uuid, provider: &str) -> Result<()> {
     if hooks::is_set(Hook::UserPromoted)
         && let Some(user) = users::find(user)?
     {
-        let event = json!({"user": user.to_json(users::identities(user.id)?), "authentication_method": method});
+        let event = json!({"user": user.to_json(users::identities(user.id)?), "provider": provider});
         hooks::run(Hook::UserPromoted, event)?;
     }
     Ok(())

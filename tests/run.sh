@@ -119,9 +119,9 @@ install_openid_provider() {
 integration() {
     local extension
     say "integration tests"
+    install_openid_provider
     ANON_AUTH_PYTHON=$(.ci/python)
     export ANON_AUTH_PYTHON
-    install_openid_provider
     start_cluster integration
     for extension in $([ "$ANON_AUTH_PG_CRON" = no ] || echo pg_cron) anon_auth; do
         "$bin/psql" -X -q -c "create extension $extension"

@@ -149,7 +149,7 @@ select auth.set_hook('user_promoted', 'app.note(jsonb)');
 select promote(:'ada_token', :'code');
 reset role;
 select event->'metadata'->>'name' as name, event->'user'->>'id' = :'ada_id' as ada, event->'user'->'is_anonymous' as is_anonymous, event->'user'->>'email' as email,
-       jsonb_path_query_array(event, '$.user.identities[*].provider') as identities, event->>'authentication_method' as method
+       jsonb_path_query_array(event, '$.user.identities[*].provider') as identities, event->>'provider' as provider
   from app.seen;
 rollback;
 
