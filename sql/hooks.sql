@@ -17,7 +17,9 @@ alter table auth.hooks enable always trigger forget_cached;
 
 create function auth.hook_definitions() returns jsonb
     language c immutable parallel safe as 'MODULE_PATHNAME', 'anon_auth_hook_definitions';
-comment on function auth.hook_definitions() is 'Name and description of every hook, as auth.all_hooks shows them';
+comment on function auth.hook_definitions() is
+'Name and description of every hook, as auth.all_hooks shows them.
+Example: select auth.hook_definitions();';
 
 create view auth.all_hooks as
 select d.name,

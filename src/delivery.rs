@@ -289,11 +289,11 @@ fn claim(args: &Args) -> Result<JsonB> {
 }
 sql_function!(anon_auth_claim_messages, claim);
 
-/// Ends a message that is pending, and erases its codes. Returns whether it was pending.
+/// Ends a message that was claimed and is pending, and erases its codes. Returns whether it was so.
 fn finish(id: Uuid, status: &str, reason: Option<&str>) -> Result<bool> {
     static FINISH: Statement = Statement::new(
         c"update auth.messages set status = $2, secret = null, last_error = coalesce($3, last_error), finished_at = $4
-          where id = $1 and status = 'pending'",
+          where id = $1 and status = 'pending' and attempts > 0",
         &[pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TIMESTAMPTZOID],
     );
     let finished = FINISH.run(&[

@@ -12,7 +12,8 @@ use crate::error::{Error, Result, error, invalid, raised};
 use crate::function::{Args, writes};
 use crate::hook_function::Function;
 use crate::spi::{self, Statement};
-use crate::{clock, settings, sql_function, time_limit};
+use crate::{client_address, clock, settings, sql_function, time_limit};
+use anon_auth_core::client_address::ClientAddress;
 use pgrx::{JsonB, pg_sys};
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -195,14 +196,13 @@ impl Drop for Running {
 
 /// What every event tells of the call.
 fn metadata(hook: Hook) -> Result<Value> {
-    static ADDRESS: Statement = Statement::new(c"select pg_catalog.host(pg_catalog.inet_client_addr())", &[]);
     let now = clock::now();
+    let address = client_address::current()?;
     Ok(json!({
         "uuid": clock::new_id(now).to_string(),
         "time": crate::json::timestamp(now),
         "name": hook.event_name(),
-        // Null over a Unix-domain socket.
-        "ip_address": ADDRESS.first(&[], |row| Ok(row.get::<String>(1)))?.flatten(),
+        "ip_address": (address != ClientAddress::LOCAL).then(|| address.to_string()),
     }))
 }
 

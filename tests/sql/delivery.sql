@@ -60,7 +60,8 @@ begin;
 select auth.set_setting('otp_lifetime', '2 hours');
 select claim_address(session.token, '{"email": "ada@example.org"}') as claimed from session(auth.sign_in_anonymously());
 select id from auth.outbox \gset
-select auth.fail_message(:'id', 'not even claimed') as retried, status from auth.outbox;
+select auth.fail_message(:'id', 'not even claimed') as retried, auth.fail_message(:'id', null, false) as retried, auth.acknowledge_message(:'id') as acknowledged;
+select status from auth.outbox;
 rollback;
 begin;
 select auth.set_setting('otp_lifetime', '2 hours');
@@ -72,7 +73,7 @@ declare
 begin
     update auth.messages set available_at = clock_timestamp();
     retried := auth.fail_message((auth.claim_messages()->0->>'id')::uuid, 'refused');
-    return (select format('%s, in %s seconds', retried, round(extract(epoch from available_at - clock_timestamp()))) from auth.outbox);
+    return (select format('%s, in %s seconds', retried, 10 * round(extract(epoch from available_at - clock_timestamp()) / 10)) from auth.outbox);
 end
 $$;
 select attempt() from generate_series(1, 9);

@@ -128,6 +128,31 @@ select state, raised(format('select auth.sign_in_anonymously() from set_config('
 select count(*) as users from auth.users;
 rollback;
 
+-- S20: when a guest becomes permanent, once; a hook that refuses leaves it a guest, with its session and code.
+begin;
+create function promote(token text, code text) returns text language plpgsql as $$
+begin
+    perform auth.authenticate(token);
+    return (select answer->'user'->>'email' from auth.verify_otp('email_change', code) answer);
+end
+$$;
+select * from session(auth.sign_in_anonymously()) \gset ada_
+select auth.authenticate(:'ada_token') = :'ada_id' as authenticated;
+select auth.update_user('{"email": "ada@example.org"}')->>'new_email' as new_email;
+reset role;
+select auth.claim_messages()->0->'email_data'->>'token' as code \gset
+select auth.set_hook('user_promoted', 'app.answer(jsonb)');
+select set_config('app.answer', '{"error": {"http_code": 402, "message": "pay first"}}', true) is not null as set;
+select raised('select promote($1, $2)', :'ada_token', :'code');
+select is_anonymous, email from auth.users where id = :'ada_id';
+select auth.set_hook('user_promoted', 'app.note(jsonb)');
+select promote(:'ada_token', :'code');
+reset role;
+select event->'metadata'->>'name' as name, event->'user'->>'id' = :'ada_id' as ada, event->'user'->'is_anonymous' as is_anonymous, event->'user'->>'email' as email,
+       jsonb_path_query_array(event, '$.user.identities[*].provider') as identities, event->>'provider' as provider
+  from app.seen;
+rollback;
+
 -- Nonsense is a clear error.
 begin;
 select auth.set_hook('before_user_created', 'app.answer(jsonb)');

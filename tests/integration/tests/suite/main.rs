@@ -5,8 +5,10 @@
 mod attacks;
 mod cleanup;
 mod crash;
+mod delivery;
 mod dump;
 mod freshness;
+mod hooks;
 mod keys;
 mod linking;
 mod openid;
