@@ -97,6 +97,7 @@ docs() {
     local code=0 files=(README.md)
     say "the documentation's SQL"
     start_cluster docs
+    files+=(docs/delivery.md docs/hooks.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
     awk '/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown' "${files[@]}" |
@@ -119,6 +120,8 @@ integration() {
     local extension
     say "integration tests"
     install_openid_provider
+    ANON_AUTH_PYTHON=$(.ci/python)
+    export ANON_AUTH_PYTHON
     start_cluster integration
     for extension in $([ "$ANON_AUTH_PG_CRON" = no ] || echo pg_cron) anon_auth; do
         "$bin/psql" -X -q -c "create extension $extension"
