@@ -46,7 +46,6 @@ fn sign_in_with_id_token(args: &Args) -> Result<JsonB> {
         Some((address, true)) => address::email(address).ok(),
         _ => None,
     };
-    let who_has_proven = || address.as_deref().map(users::with_proven_email).transpose().map(Option::flatten);
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
     loop {
@@ -56,9 +55,9 @@ fn sign_in_with_id_token(args: &Args) -> Result<JsonB> {
             if note_sign_in(user, &identity)? {
                 return sessions::create(user, METHOD);
             }
-        } else if let Some(user) = who_has_proven()? {
+        } else if let Some(user) = user_with(address.as_deref())? {
             users::lock(user)?;
-            if who_has_proven()? == Some(user) {
+            if user_with(address.as_deref())? == Some(user) {
                 linking::insert_identity(user, &identity)?;
                 let payload = json!({"provider": identity.provider, "because_of": "email"});
                 crate::audit::record("identity_linked", Some(user), payload)?;
@@ -88,6 +87,11 @@ fn owner(identity: &Identity) -> Result<Option<Uuid>> {
 
 fn account(identity: &Identity) -> [spi::Value; 2] {
     [spi::value(identity.provider.as_str()), spi::value(identity.provider_id.as_str())]
+}
+
+/// The user who has proven this address here.
+fn user_with(address: Option<&str>) -> Result<Option<Uuid>> {
+    address.map_or(Ok(None), users::with_proven_email)
 }
 
 /// Keeps what the provider says now. Returns false where the account is not linked to the user any more.
@@ -120,9 +124,9 @@ fn create_user(identity: &Identity, address: Option<&str>) -> Result<Option<Uuid
               insert into auth.identities (user_id, provider, provider_id, identity_data, last_sign_in_at, created_at, updated_at)
               values ($3, $1, $2, $4, $5, $5, $5) on conflict (provider_id, provider) do nothing
               returning user_id)
-          insert into auth.users (id, aud, email, email_confirmed_at, raw_app_meta_data, raw_user_meta_data,
+          insert into auth.users (id, aud, email, email_confirmed_at, raw_user_meta_data, raw_app_meta_data,
                                   created_at, updated_at, last_sign_in_at)
-          select user_id, $7, $6, case when $6 is not null then $5 end, $8, $9, $5, $5, $5 from identity
+          select user_id, $6, $7, case when $7 is not null then $5 end, $8, $9, $5, $5, $5 from identity
           on conflict do nothing",
         &[
             pg_sys::TEXTOID,
@@ -147,15 +151,15 @@ fn create_user(identity: &Identity, address: Option<&str>) -> Result<Option<Uuid
         spi::uuid(user.id),
         spi::value(JsonB(identity.identity_data.clone())),
         spi::timestamp(now),
-        spi::value(address),
         spi::value(user.aud.as_str()),
-        spi::value(JsonB(user.app_metadata.clone())),
+        spi::value(address),
         spi::value(JsonB(user.user_metadata.clone())),
+        spi::value(JsonB(user.app_metadata.clone())),
     ])?;
-    if created == 1 {
-        hook_events::after_user_created(&user, &identity.provider)?;
-        return Ok(Some(user.id));
+    if created == 0 {
+        UNDO.run(&[spi::uuid(user.id)])?;
+        return Ok(None);
     }
-    UNDO.run(&[spi::uuid(user.id)])?;
-    Ok(None)
+    hook_events::after_user_created(&user, &identity.provider)?;
+    Ok(Some(user.id))
 }

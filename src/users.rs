@@ -53,15 +53,15 @@ impl User {
         }
     }
 
-    /// A user who signs up with an account at a provider now.
+    /// A permanent user that signs in for the first time now.
     ///
     /// # Arguments
-    /// * `email` – proven
+    /// * `email` – an address that is proven
     pub fn new_permanent(id: Uuid, aud: &str, email: Option<&str>, now: i64) -> Self {
         Self {
+            is_anonymous: false,
             email: email.map(str::to_owned),
             email_confirmed_at: email.map(|_| now),
-            is_anonymous: false,
             ..Self::new_guest(id, aud, json!({}), now)
         }
     }
