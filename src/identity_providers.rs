@@ -213,7 +213,7 @@ fn set(args: &Args) -> Result<JsonB> {
 
     if let Some(issuer) = args.text(1)? {
         https::check_url(&issuer, https::Loopback::Allowed)
-            .map_err(|why| invalid(format!("\"{}\" is not an issuer: {why}", shortened(&issuer))))?;
+            .map_err(|why| invalid(format!("\"{}\" is not an issuer: {why}", shown_url(&issuer))))?;
         provider.issuer = issuer;
     }
     if was_issuer.as_deref() != Some(&provider.issuer) {
@@ -227,7 +227,7 @@ fn set(args: &Args) -> Result<JsonB> {
     if let Some(uri) = args.text(4)? {
         if !uri.is_empty() {
             https::check_url(&uri, https::loopback_for(&provider.issuer))
-                .map_err(|why| invalid(format!("\"{}\" is not a jwks_uri: {why}", shortened(&uri))))?;
+                .map_err(|why| invalid(format!("\"{}\" is not a jwks_uri: {why}", shown_url(&uri))))?;
         }
         provider.jwks_uri = Some(uri).filter(|uri| !uri.is_empty());
     }
@@ -352,6 +352,11 @@ sql_function!(anon_auth_remove_identity_provider, remove);
 fn audit(name: &str, action: &str, mut payload: Value) -> Result<()> {
     payload["name"] = name.into();
     crate::audit::record(action, None, payload)
+}
+
+/// A URL without the password that it may hold.
+fn shown_url(url: &str) -> String {
+    url.rsplit_once('@').map_or_else(|| shortened(url), |(_, rest)| format!("…@{}", shortened(rest)))
 }
 
 fn shortened(text: &str) -> String {
