@@ -76,6 +76,8 @@ grant execute on function auth.create_promotion_code() to public;
 grant execute on function auth.redeem_promotion_code(text) to public;
 grant execute on function auth.create_transfer_code() to public;
 grant execute on function auth.redeem_transfer_code(text) to public;
+grant execute on function auth.link_identity(text, text, text) to public;
+grant execute on function auth.sign_in_with_id_token(text, text, text) to public;
 
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');
@@ -85,6 +87,7 @@ select pg_catalog.pg_extension_config_dump('auth.sessions', '');
 select pg_catalog.pg_extension_config_dump('auth.session_revocations', '');
 select pg_catalog.pg_extension_config_dump('auth.settings', '');
 select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
+select pg_catalog.pg_extension_config_dump('auth.identity_providers', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
 select pg_catalog.pg_extension_config_dump('auth.guesses', '');
 -- Not auth.workers: its rows are about running processes.

@@ -9,6 +9,7 @@ use crate::catalog::LatestSnapshot;
 use crate::error::{Error, Result, error};
 use crate::users::Status;
 use crate::{clock, guc, keys, sessions, settings, users};
+use anon_auth_core::json::any_holds_nul;
 use anon_auth_core::jwt;
 use pgrx::{IntoDatum, JsonB, pg_sys};
 use serde_json::{Map, Value};
@@ -270,20 +271,6 @@ fn request_claims() -> Option<Rc<Verified>> {
     let replaced = REQUEST.replace(Some((text.to_owned(), verified.clone())));
     drop(replaced);
     verified
-}
-
-/// Whether it holds the one character that `jsonb` refuses, in a text or in the name of a member.
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(members) => any_holds_nul(members),
-        _ => false,
-    }
-}
-
-fn any_holds_nul(members: &Map<String, Value>) -> bool {
-    members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
 }
 
 impl Verified {

@@ -163,9 +163,9 @@ impl Error {
 }
 
 /// A warning with one of Postgres's own SQLSTATEs.
-pub fn warning(sqlstate: pgrx::PgSqlErrorCode, message: &'static str, hint: &'static str) {
-    pgrx::pg_sys::panic::ErrorReport::new(sqlstate, message, "anon_auth")
-        .set_hint(hint)
+pub fn warning(sqlstate: pgrx::PgSqlErrorCode, message: &str, hint: &str) {
+    pgrx::pg_sys::panic::ErrorReport::new(sqlstate, message.to_owned(), "anon_auth")
+        .set_hint(hint.to_owned())
         .report(pgrx::PgLogLevel::WARNING);
 }
 

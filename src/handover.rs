@@ -60,10 +60,9 @@ sql_function!(anon_auth_create_transfer_code, create_transfer_code);
 
 fn redeem_transfer_code(args: &Args) -> Result<JsonB> {
     writes(c"auth.redeem_transfer_code()");
-    let code = code::read_typed(&args.text(0)?.unwrap_or_default());
-    // By the first half, of which there are 33 million: codes of others are not to be locked by one who guesses.
-    let half = code.as_deref().map_or("", |code| &code[..5]);
-    guesses::count(&Subject::code(Purpose::Transfer.name(), half), &client_address::current()?)?;
-    redeem(Purpose::Transfer, &code.ok_or_else(otp_expired)?)
+    let code = code::read_typed(&args.text(0)?.unwrap_or_default()).ok_or_else(otp_expired)?;
+    // By the first half, of which there are 33 million: one who guesses shall not lock out who has a code.
+    guesses::count(&Subject::code(Purpose::Transfer.name(), &code[..5]), &client_address::current()?)?;
+    redeem(Purpose::Transfer, &code)
 }
 sql_function!(anon_auth_redeem_transfer_code, redeem_transfer_code);

@@ -1,9 +1,10 @@
-//! The hooks of signing in: a user's creation, and the claims of an access token.
+//! The hooks of signing in: a user's creation and promotion, and the claims of an access token.
 
 use crate::error::Result;
 use crate::hooks::{self, Hook};
-use crate::users::User;
+use crate::users::{self, User};
 use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
 /// Claims that a hook cannot change: the database checks them when the token comes back (`iss`, `aud`, `exp`,
 /// `iat`, `nbf`), finds user and session by them (`sub`, `session_id`, `session_rotation`), puts its own in
@@ -108,6 +109,23 @@ pub fn after_user_created(user: &User, provider: &str) -> Result<()> {
     if hooks::is_set(Hook::AfterUserCreated) {
         let event = json!({"user": user.to_json(json!([])), "provider": provider});
         hooks::run(Hook::AfterUserCreated, event)?;
+    }
+    Ok(())
+}
+
+/// Calls the hook `user_promoted`; the guest is a permanent user already, and its row is locked.
+///
+/// # Arguments
+/// * `provider` – what it is linked to: `email`, `phone`, or the name of an identity's provider
+///
+/// # Errors
+/// Those of [`hooks::run`].
+pub fn user_promoted(user: Uuid, provider: &str) -> Result<()> {
+    if hooks::is_set(Hook::UserPromoted)
+        && let Some(user) = users::find(user)?
+    {
+        let event = json!({"user": user.to_json(users::identities(user.id)?), "provider": provider});
+        hooks::run(Hook::UserPromoted, event)?;
     }
     Ok(())
 }

@@ -221,7 +221,9 @@ fn without(secrets: &[String], message: &str) -> String {
 }
 
 /// Whether an answer lets the call go on.
-fn check(hook: Hook, answer: Value, secrets: &[String]) -> Result<Value> {
+fn check(hook: Hook, answer: Option<String>, secrets: &[String]) -> Result<Value> {
+    let answer: Value = serde_json::from_str(answer.as_deref().unwrap_or("null"))
+        .map_err(|_| failed(hook, "answered JSON that is nested too deeply or holds a number out of range"))?;
     let object = match &answer {
         Value::Object(object) => object,
         Value::Null if !hook.has_to_answer() => return Ok(answer),

@@ -28,6 +28,9 @@ mod handover;
 mod hook_events;
 mod hook_function;
 mod hooks;
+mod https;
+mod id_tokens;
+mod identity_providers;
 mod json;
 mod key_rotation;
 mod keys;
@@ -37,6 +40,7 @@ mod one_time_tokens;
 mod own_transaction;
 mod passwords;
 mod postgrest;
+mod provider_keys;
 mod readers;
 mod sessions;
 mod settings;
@@ -63,7 +67,8 @@ pgrx::extension_sql_file!("../sql/linking.sql", name = "linking", requires = ["d
 pgrx::extension_sql_file!("../sql/passwords.sql", name = "passwords", requires = ["linking"]);
 pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = ["passwords"]);
 pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["handover"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result, error};
 use crate::function::{Args, writes};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
-use crate::{claims, clock, sessions, settings, sql_function};
+use crate::{claims, clock, hook_events, sessions, settings, sql_function};
 use anon_auth_core::address;
 use pgrx::{JsonB, pg_sys};
 use serde_json::{Value, json};
@@ -85,29 +85,33 @@ pub fn lock(user: Uuid) -> Result<User> {
 /// * `user` – as it is since its row was locked
 ///
 /// # Errors
-/// `identity_already_exists`, `email_exists`, `phone_exists`.
+/// `identity_already_exists`, `email_exists`, `phone_exists`, and those of the hooks `user_promoted` and
+/// `custom_access_token`.
 pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<JsonB> {
     let nothing_was_proven = user.is_anonymous || !has_proven(user)?;
     end_what_came_before(user.id, nothing_was_proven, prover)?;
-    let method = match proof {
+    let (provider, method) = match proof {
         Proof::Email(address) => {
             set_proven(user.id, Some(address), None)?;
             set_address_identity(user.id, "email", json!({"email": address, "email_verified": true}))?;
-            "otp"
+            ("email", "otp")
         }
         Proof::Phone(number) => {
             set_proven(user.id, None, Some(number))?;
             set_address_identity(user.id, "phone", json!({"phone": number, "phone_verified": true}))?;
-            "otp"
+            ("phone", "otp")
         }
         Proof::Identity(identity) => {
-            set_proven(user.id, new_verified_email(user, identity).as_deref(), None)?;
+            // First: whoever owns the account owns its address as well.
             insert_identity(user.id, identity)?;
-            "oauth"
+            set_proven(user.id, new_verified_email(user, identity).as_deref(), None)?;
+            (identity.provider.as_str(), "oauth")
         }
     };
+    crate::audit::record("identity_linked", Some(user.id), json!({"provider": provider}))?;
     if user.is_anonymous {
-        crate::audit::record("user_promoted", Some(user.id), json!({"method": method}))?;
+        crate::audit::record("user_promoted", Some(user.id), json!({"provider": provider}))?;
+        hook_events::user_promoted(user.id, provider)?;
     }
     sessions::create(user.id, method)
 }

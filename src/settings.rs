@@ -142,7 +142,7 @@ static DEFINITIONS: &[Definition] = &[
         "How long a promotion code or a transfer code is good"),
     define("password_min_length", Kind::Count(1, 1024), "8",
         "Characters that a new password has at the least; it has 1024 bytes at the most"),
-    define("password_hash_memory", Kind::Kibibytes(128, 2_097_152), "19456",
+    define("password_hash_memory", Kind::Kibibytes(128, anon_auth_core::password::MAX_MEMORY as i64), "19456",
         "Memory that hashing a password takes (Argon2id)"),
     define("password_hash_iterations", Kind::Count(1, 1000), "2",
         "Iterations of hashing a password (Argon2id)"),

@@ -53,6 +53,19 @@ impl User {
         }
     }
 
+    /// A permanent user that signs in for the first time now.
+    ///
+    /// # Arguments
+    /// * `email` – an address that is proven
+    pub fn new_permanent(id: Uuid, aud: &str, email: Option<&str>, now: i64) -> Self {
+        Self {
+            is_anonymous: false,
+            email: email.map(str::to_owned),
+            email_confirmed_at: email.map(|_| now),
+            ..Self::new_guest(id, aud, json!({}), now)
+        }
+    }
+
     /// The e-mail address, once it was proven.
     pub fn proven_email(&self) -> Option<&str> {
         self.email_confirmed_at.and(self.email.as_deref())

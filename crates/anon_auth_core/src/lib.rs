@@ -1,5 +1,5 @@
-//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, keys sealed at rest, addresses, codes
-//! and passwords.
+//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, the ID tokens of other issuers, keys
+//! sealed at rest, addresses, codes and passwords.
 //!
 //! Cryptography is aws-lc-rs throughout. Nothing here panics on input, and no error holds a key, a token
 //! or a part of one.
@@ -9,8 +9,10 @@ pub mod algorithm;
 pub mod client_address;
 pub mod code;
 pub mod digest;
-mod json;
+pub mod id_token;
+pub mod json;
 mod jwk;
+pub mod jwks;
 pub mod jwt;
 pub mod keys;
 pub mod password;

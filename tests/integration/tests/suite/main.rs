@@ -9,6 +9,8 @@ mod dump;
 mod freshness;
 mod guesses;
 mod keys;
+mod openid;
+mod openid_attacks;
 mod pooler;
 mod races;
 mod refresh;
