@@ -22,6 +22,7 @@ mod foreign_keys;
 mod function;
 mod guc;
 mod json;
+mod jsonb;
 mod key_rotation;
 mod keys;
 mod own_transaction;
