@@ -170,6 +170,7 @@ insert into corpus (statement) values
     ('select upper(@team), kind, count(*) from notes group by @team, kind'),
     ('select upper(@team), kind, count(*), grouping(@team) from notes group by grouping sets ((@team, kind), (kind), ())'),
     ('select lower(@team || kind), count(*) from notes group by rollup (@team || kind)'),
+    ('select upper(team), kind, count(*) from (select @team as team, kind from notes) n group by cube (team, kind)'),
     ('select lower(@team || kind), count(*) from notes group by @team || kind having @team || kind <> ''x'''),
     ('select kind from notes group by kind having count(*) >= length(@team) - 1'),
     ('select count(*) filter (where team = @team), sum(level + length(@team)), string_agg(@team, @team order by id) from notes'),

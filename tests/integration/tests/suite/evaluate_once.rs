@@ -42,7 +42,10 @@ fn W5_a_row_that_changes_meanwhile_raises_no_error_of_its_own() {
             });
             let mut observer = db.connect();
             wait_until("the statement waits for the row", Duration::from_secs(20), || {
-                value(&mut observer, "select exists (select from pg_locks where not granted)")
+                value(
+                    &mut observer,
+                    "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')",
+                )
             });
             change.commit().unwrap();
             waits.join().unwrap()
