@@ -63,7 +63,7 @@ declare
 begin
     number := 0;
     for line in execute 'explain ' || spelt_out(statement) loop
-        number := number + (line like '%InitPlan%')::int;
+        number := number + (line ~ '^ *InitPlan')::int;
     end loop;
 exception when others then
     number := null;  -- planning raises an error
@@ -168,7 +168,6 @@ insert into corpus (statement) values
     -- grouping, windows, order
     ('select @team, count(*) from notes group by @team'),
     ('select upper(@team), kind, count(*) from notes group by @team, kind'),
-    ('select upper(@team), kind, count(*), grouping(@team) from notes group by grouping sets ((@team, kind), (kind), ())'),
     ('select lower(@team || kind), count(*) from notes group by rollup (@team || kind)'),
     ('select upper(team), kind, count(*) from (select @team as team, kind from notes) n group by cube (team, kind)'),
     ('select lower(@team || kind), count(*) from notes group by @team || kind having @team || kind <> ''x'''),
@@ -230,6 +229,9 @@ begin;
 set local session authorization app_login;
 select auth.authenticate(:'ada_token') = :'ada_id' as ada;
 select is_same, is_rewritten, outcome, statement from corpus, compared(statement) order by id;
+-- Since version 18 this one has another outcome.
+select is_same, is_rewritten
+  from compared('select upper(@team), kind, count(*), grouping(@team) from notes group by grouping sets ((@team, kind), (kind), ())');
 rollback;
 
 -- For a permanent user, one of whose claims is no number. Where two outcomes differ, Postgres evaluates the
