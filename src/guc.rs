@@ -8,6 +8,7 @@ static ACCESS_TOKEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>
 static TRUST_REQUEST_CLAIMS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static SWITCH_ROLE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CHECK_SESSION: GucSetting<bool> = GucSetting::<bool>::new(true);
+static EVALUATE_ONCE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// The access token of this transaction, if one is set.
@@ -37,6 +38,11 @@ pub fn switch_role() -> bool {
 /// Whether session and user of a token are looked up in every transaction.
 pub fn check_session() -> bool {
     CHECK_SESSION.get()
+}
+
+/// Whether expressions over the readers are evaluated once per execution.
+pub fn evaluate_once() -> bool {
+    EVALUATE_ONCE.get()
 }
 
 /// Path of the file with the key that seals private keys.
@@ -137,6 +143,14 @@ pub fn define() {
         c"Off: the login role is kept, whose rights policies may not restrict.",
         &SWITCH_ROLE,
         GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_bool_guc(
+        c"anon_auth.evaluate_once",
+        c"Evaluate an expression over auth.jwt() and the other readers once per execution, not on every row.",
+        c"As if it were written as a sub-select. It counts for statements that are planned after it is set.",
+        &EVALUATE_ONCE,
+        GucContext::Userset,
         GucFlags::empty(),
     );
     // A misspelt setting is an error, not a new setting.

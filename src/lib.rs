@@ -16,6 +16,7 @@ mod clock;
 mod compat;
 mod deletion;
 mod error;
+mod evaluate_once;
 mod executor;
 mod expired_guests;
 mod foreign_keys;
@@ -53,6 +54,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     as_owner::install_hook();
     executor::install_hook();
+    evaluate_once::install_hook();
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction_event), std::ptr::null_mut());

@@ -6,6 +6,7 @@ mod attacks;
 mod cleanup;
 mod crash;
 mod dump;
+mod evaluate_once;
 mod freshness;
 mod keys;
 mod pooler;
