@@ -17,6 +17,7 @@ select r.n, r.what, f.unit, f.median, f.lowest, f.highest, f.samples,
        y.samples as yardstick_samples, f.median / nullif(y.median, 0) as ratio, r.target,
        case split_part(r.target, ' ', 2)
            when '<=' then t.value <= split_part(r.target, ' ', 3)::float8
+           when '<' then t.value < split_part(r.target, ' ', 3)::float8
            when '>=' then t.value >= split_part(r.target, ' ', 3)::float8
        end as met
   from rows r
@@ -33,7 +34,7 @@ select n, array[
     coalesce(shown(yardstick_median, unit), ''),
     case when yardstick_lowest < yardstick_highest then shown(yardstick_lowest, '') || ' – ' || shown(yardstick_highest, '') else '' end,
     coalesce(round(ratio::numeric, case when ratio < 10 then 2 else 0 end)::text, ''),
-    replace(replace(replace(target, 'ratio ', ''), '<=', '≤'), '>=', '≥') || case when target like 'value%' then ' ' || unit else '' end,
+    replace(replace(regexp_replace(target, '^(ratio|value) ', ''), '<=', '≤'), '>=', '≥') || case when target like 'value%' then ' ' || unit else '' end,
     case met when true then 'yes' when false then '**missed**' else '' end] as cell
   from results
 union all
