@@ -103,9 +103,10 @@ $$;
 
 create temporary table held as select '' as function, 0 as round, * from pg_temp.held() where false;
 
-select set_config('anon_auth.access_token', token, false) = set_config('bench.token', token, false)
-       and set_config('bench.kid', (select kid from auth.signing_keys where purpose = 'access_token' and status = 'current'), false) <> ''
-  from (select auth.sign_in_anonymously()->>'access_token' as token offset 0) session \g /dev/null
+select auth.sign_in_anonymously()->>'access_token' as token \gset
+select set_config('anon_auth.access_token', :'token', false), set_config('bench.token', :'token', false),
+       set_config('bench.kid', kid, false)
+  from auth.signing_keys where purpose = 'access_token' and status = 'current' \g /dev/null
 select format('call pg_temp.repeat(%L, %L, %s)', call, start, calls),
        format('insert into held select %L, %s, * from pg_temp.held()', function, round)
   from calls, generate_series(0, 3) round order by function, round \gexec
