@@ -16,9 +16,9 @@ grant usage on schema customary to customary;
 alter table documents enable row level security;
 create policy own on documents to authenticated using (user_id = auth.uid());
 create policy customary on documents to customary using (user_id = customary.uid());
-create policy either on documents to either
+create policy either on documents to either, either_once
     using (user_id = auth.uid() or (auth.jwt()->>'is_anonymous')::boolean is false);
 create policy either_wrapped on documents to either_wrapped
     using (user_id = (select auth.uid()) or (select (auth.jwt()->>'is_anonymous')::boolean is false));
 select format('create policy literal on documents to literal using (user_id = %L)', id) from guest \gexec
-grant select on documents to authenticated, literal, customary, either, either_wrapped;
+grant select on documents to authenticated, literal, customary, either, either_once, either_wrapped;

@@ -10,5 +10,7 @@ create role customary login;
 -- They stay what they logged in as, so that their policies differ on the same table.
 create role either login;
 alter role either set anon_auth.switch_role = off;
+create role either_once login;
+alter role either_once set anon_auth.switch_role = off;
 create role either_wrapped login;
 alter role either_wrapped set anon_auth.switch_role = off;
