@@ -4,6 +4,7 @@
 
 mod attacks;
 mod cleanup;
+mod cost;
 mod crash;
 mod dump;
 mod evaluate_once;
