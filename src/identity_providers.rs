@@ -4,12 +4,13 @@ use crate::clock;
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::https;
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Row, Statement};
 use crate::sql_function;
 use anon_auth_core::algorithm::Algorithm;
 use anon_auth_core::id_token::{self, Expected, IdToken, NonceCheck};
 use anon_auth_core::jwks::KeySet;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Value, json};
 
 /// Algorithms that a provider may sign with: those whose verifying key is public.
@@ -142,7 +143,7 @@ pub fn store_keys(provider: &Provider, keys: &KeySet) -> Result<()> {
         spi::value(provider.name.as_str()),
         spi::value(provider.issuer.as_str()),
         spi::value(provider.jwks_uri.as_deref()),
-        spi::value(JsonB(jwks)),
+        spi::value(Jsonb(jwks)),
     ])?;
     match is_new && stored == 1 {
         true => {
@@ -170,7 +171,7 @@ pub fn to_refresh(name: Option<&str>) -> Result<Vec<Provider>> {
     Ok(all)
 }
 
-fn set(args: &Args) -> Result<JsonB> {
+fn set(args: &Args) -> Result<Jsonb> {
     static LOCK: Statement =
         Statement::new(select!("from auth.identity_providers where name = $1 for update"), &[pg_sys::TEXTOID]);
     static STORE: Statement = Statement::new(
@@ -260,11 +261,11 @@ fn set(args: &Args) -> Result<JsonB> {
         spi::value(provider.trusts_email),
         spi::value(provider.enabled),
         spi::value(provider.jwks_uri.as_deref()),
-        provider.jwks.clone().and_then(|jwks| spi::value(JsonB(jwks))),
+        provider.jwks.clone().and_then(|jwks| spi::value(Jsonb(jwks))),
         spi::value(has_keys),
     ])?;
     audit(&provider.name, "identity_provider_changed", provider.to_json())?;
-    Ok(JsonB(provider.to_json()))
+    Ok(Jsonb(provider.to_json()))
 }
 sql_function!(anon_auth_set_identity_provider, set);
 

@@ -6,11 +6,12 @@
 
 use crate::error::{Error, Result, error};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
 use crate::{claims, clock, hook_events, sessions, settings, sql_function};
 use anon_auth_core::address;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -52,7 +53,7 @@ pub enum Prover {
 ///
 /// # Errors
 /// `manual_linking_disabled`, `identity_already_exists`, `email_exists`, `user_banned`.
-pub fn link(user: Uuid, identity: &Identity) -> Result<JsonB> {
+pub fn link(user: Uuid, identity: &Identity) -> Result<Jsonb> {
     check_enabled()?;
     let user = lock(user)?;
     promote(&user, &Proof::Identity(identity), Prover::User)
@@ -87,7 +88,7 @@ pub fn lock(user: Uuid) -> Result<User> {
 /// # Errors
 /// `identity_already_exists`, `email_exists`, `phone_exists`, and those of the hooks `user_promoted` and
 /// `custom_access_token`.
-pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<JsonB> {
+pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<Jsonb> {
     let nothing_was_proven = user.is_anonymous || !has_proven(user)?;
     end_what_came_before(user.id, nothing_was_proven, prover)?;
     let (provider, method) = match proof {
@@ -205,7 +206,7 @@ fn set_address_identity(user: Uuid, provider: &str, mut data: Value) -> Result<(
     );
     data["sub"] = user.to_string().into();
     let now = spi::timestamp(clock::now());
-    UPSERT.run(&[spi::uuid(user), spi::value(provider), spi::value(JsonB(data)), now]).map(|_| ())
+    UPSERT.run(&[spi::uuid(user), spi::value(provider), spi::value(Jsonb(data)), now]).map(|_| ())
 }
 
 /// # Errors
@@ -221,7 +222,7 @@ pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<()> {
         spi::uuid(user),
         spi::value(identity.provider.as_str()),
         spi::value(identity.provider_id.as_str()),
-        spi::value(JsonB(identity.identity_data.clone())),
+        spi::value(Jsonb(identity.identity_data.clone())),
         spi::timestamp(clock::now()),
     ])?;
     match inserted {
@@ -235,7 +236,7 @@ pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<()> {
     }
 }
 
-fn unlink_identity(args: &Args) -> Result<JsonB> {
+fn unlink_identity(args: &Args) -> Result<Jsonb> {
     static DELETE: Statement = Statement::latest(
         c"delete from auth.identities where id = $1 and user_id = $2",
         &[pg_sys::UUIDOID, pg_sys::UUIDOID],
@@ -260,7 +261,7 @@ fn unlink_identity(args: &Args) -> Result<JsonB> {
     sessions::end_others(user.id, session)?;
     crate::audit::record("identity_unlinked", Some(user.id), json!({"identity_id": identity.to_string()}))?;
     let user = users::find(user.id)?.ok_or_else(claims::not_signed_in)?;
-    Ok(JsonB(user.to_json(users::identities(user.id)?)))
+    Ok(Jsonb(user.to_json(users::identities(user.id)?)))
 }
 sql_function!(anon_auth_unlink_identity, unlink_identity);
 

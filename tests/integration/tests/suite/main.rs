@@ -4,9 +4,11 @@
 
 mod attacks;
 mod cleanup;
+mod cost;
 mod crash;
 mod delivery;
 mod dump;
+mod evaluate_once;
 mod freshness;
 mod guesses;
 mod hooks;
