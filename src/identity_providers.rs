@@ -243,7 +243,7 @@ fn set(args: &Args) -> Result<Jsonb> {
     }
     provider.trusts_email = args.get(7).unwrap_or(provider.trusts_email);
     provider.enabled = args.get(8).unwrap_or(provider.enabled);
-    let has_keys = unsafe { !pgrx::fcinfo::pg_getarg_datum(args.0, 3).is_none() };
+    let has_keys = unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, 3) }.is_some();
     if has_keys {
         let keys = KeySet::from_jwks(&crate::json::argument(args, 3)?)
             .map_err(|why| invalid(format!("the keys of \"{}\" cannot be used: {why}", provider.name)))?;
