@@ -6,13 +6,12 @@ use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
 use crate::one_time_tokens::{self, Purpose, otp_expired};
-use crate::{claims, client_address, clock, linking, postgrest, sessions, settings, sql_function};
+use crate::{client_address, clock, linking, postgrest, sessions, settings, sql_function};
 use anon_auth_core::code;
 use serde_json::json;
 
 fn create(purpose: Purpose, code: &str) -> Result<Jsonb> {
-    let (user, _) = claims::require()?;
-    let user = linking::lock(user)?;
+    let (user, _) = linking::lock_caller()?;
     if !user.is_anonymous {
         return Err(error(403, "not_anonymous", "only a guest can be carried elsewhere by a code")
             .hint("A permanent user signs in there."));

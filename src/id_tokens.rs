@@ -35,8 +35,8 @@ fn proven(args: &Args) -> Result<Identity> {
 
 fn link_identity(args: &Args) -> Result<Jsonb> {
     writes(c"auth.link_identity()");
-    let (user, _) = claims::require()?;
-    linking::link(user, &proven(args)?)
+    claims::require()?;
+    linking::link(&proven(args)?)
 }
 sql_function!(anon_auth_link_identity, link_identity);
 

@@ -46,16 +46,13 @@ pub enum Prover {
     Stranger,
 }
 
-/// Links an account at a provider to a signed-in user; a guest becomes permanent. Answers with a new session.
-///
-/// # Arguments
-/// * `user` – the caller, who is signed in as this user
+/// Links an account at a provider to the signed-in user; a guest becomes permanent. Answers with a new session.
 ///
 /// # Errors
-/// `manual_linking_disabled`, `identity_already_exists`, `email_exists`, `user_banned`.
-pub fn link(user: Uuid, identity: &Identity) -> Result<Jsonb> {
+/// Those of [`lock_caller`], `manual_linking_disabled`, `identity_already_exists`, `email_exists`.
+pub fn link(identity: &Identity) -> Result<Jsonb> {
     check_enabled()?;
-    let user = lock(user)?;
+    let (user, _) = lock_caller()?;
     promote(&user, &Proof::Identity(identity), Prover::User)
 }
 
@@ -67,6 +64,20 @@ pub fn check_enabled() -> Result<()> {
         false => Err(error(404, "manual_linking_disabled", "linking is switched off")
             .hint("An administrator can switch it on: SELECT auth.set_setting('manual_linking', 'true');")),
     }
+}
+
+/// The signed-in user, with the row locked, and its session.
+///
+/// The session may have ended while the lock was waited for: somebody else has proven an address of this user, and
+/// what a caller from before may still do is nothing. So it is looked at again.
+///
+/// # Errors
+/// Those of [`claims::require`].
+pub fn lock_caller() -> Result<(User, Option<Uuid>)> {
+    let (user, _) = claims::require()?;
+    users::lock(user)?;
+    let (user, session) = claims::require()?;
+    Ok((users::find(user)?.ok_or_else(claims::not_signed_in)?, session))
 }
 
 /// The user, with the row locked against other changes to the user and its sessions.
@@ -245,8 +256,7 @@ fn unlink_identity(args: &Args) -> Result<Jsonb> {
         Statement::latest(c"select from auth.identities where user_id = $1", &[pg_sys::UUIDOID]);
     writes(c"auth.unlink_identity()");
     check_enabled()?;
-    let (user, session) = claims::require()?;
-    let user = lock(user)?;
+    let (user, session) = lock_caller()?;
     let identity = args.get::<pgrx::Uuid>(0).map(|id| Uuid::from_bytes(*id.as_bytes())).unwrap_or_default();
     let count = COUNT.run(&[spi::uuid(user.id)])?;
     if DELETE.run(&[spi::uuid(identity), spi::uuid(user.id)])? == 0 {

@@ -437,6 +437,8 @@ fn sign_out(args: &Args) -> Result<()> {
             .hint("Sign out of all sessions: SELECT auth.sign_out('global');"));
     }
     users::lock(user)?;
+    // It may have ended while the lock was waited for; then it ends no others.
+    claims::require()?;
     DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid), spi::value(scope.as_str())])?;
     Ok(())
 }

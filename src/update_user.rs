@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 fn update_user(args: &Args) -> Result<Jsonb> {
     writes(c"auth.update_user()");
-    let (user, session) = claims::require()?;
+    let (user, _) = claims::require()?;
     let Value::Object(attributes) = crate::json::argument(args, 0)? else {
         return Err(invalid("the attributes are not a JSON object").hint(ATTRIBUTES));
     };
@@ -23,7 +23,7 @@ fn update_user(args: &Args) -> Result<Jsonb> {
         passwords::count_attempt(user)?;
     }
 
-    let user = linking::lock(user)?;
+    let (user, session) = linking::lock_caller()?;
     if attributes.has_data {
         merge_metadata(user.id, args.get(0))?;
     }

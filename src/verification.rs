@@ -195,7 +195,7 @@ fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result
         guesses::count(&Subject::code(purpose.name(), owner).of_user(user), &client)?;
     }
 
-    let user = linking::lock(user)?;
+    let (user, _) = linking::lock_caller()?;
     let token = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(otp_expired)?;
     if token.address != claimed || !token.is_code(code)? {
         return Err(otp_expired());
@@ -206,9 +206,9 @@ fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result
 /// A link, which nobody can guess. It works where nobody is signed in; but then only for a user who has proven
 /// nothing yet, since whoever opened it need not be whoever asked for it.
 fn verify_link(purpose: Purpose, token: &str, address: Option<Address>) -> Result<Jsonb> {
-    let signed_in = claims::require().map(|(user, _)| user).map_err(Error::discard).ok();
     let token = one_time_tokens::lock_user_of(purpose, token)?;
     let user = linking::lock(token.user)?;
+    let signed_in = claims::require().map(|(user, _)| user).map_err(Error::discard).ok();
     let prover = match signed_in == Some(user.id) {
         true => Prover::User,
         false => Prover::Stranger,
@@ -242,8 +242,7 @@ fn prove(
 fn resend(args: &Args) -> Result<()> {
     writes(c"auth.resend()");
     let purpose = purpose(args.text(0)?)?;
-    let (user, _) = claims::require()?;
-    let user = linking::lock(user)?;
+    let (user, _) = linking::lock_caller()?;
     let before = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(|| {
         error(422, "validation_failed", "there is no address to send a code to")
             .hint("Claim one first: SELECT auth.update_user('{\"email\": …}');")

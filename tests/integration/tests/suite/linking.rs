@@ -335,6 +335,49 @@ fn W8_a_promotion_races_clean_up_sign_out_and_deletion() {
     assert_eq!(value::<i64>(&mut admin, deadlocks), 0);
 }
 
+/// Somebody who has a session waits for the lock while somebody else proves the address, which ends that session: from
+/// then on the account is the prover's alone.
+#[test]
+fn N2_a_session_that_ends_while_its_call_waits_changes_nothing() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_attempt_limit", "1000"), ("otp_resend_interval", "0")]);
+    let attacks = [
+        r#"select auth.update_user('{"password": "of the attacker"}')"#,
+        r#"select auth.update_user('{"phone": "+4930123456"}')"#,
+        r#"select auth.update_user('{"data": {"name": "Eve"}}')"#,
+        "select auth.resend('email_change')",
+        "select auth.sign_out()",
+        "select auth.create_transfer_code()",
+        "select auth.create_promotion_code()",
+        "select auth.unlink_identity(gen_random_uuid())",
+        "select auth.verify_otp('email_change', '000000')",
+    ];
+    for (i, attack) in attacks.into_iter().enumerate() {
+        let claim = claim(&mut admin, &format!("victim{i}@example.org"));
+        let mut attacker = db.connect_as(APP);
+        run(&mut attacker, &format!("set application_name = 'attacker {i}'; begin"));
+        authenticate(&mut attacker, &claim.guest.access_token).unwrap();
+        let mut victim = db.connect_as(STRANGER);
+        let mut proof = victim.transaction().unwrap();
+        let session: Session =
+            call(&mut proof, "select auth.verify_otp('email_change', token_hash => $1)", &claim.link).unwrap().into();
+        std::thread::scope(|scope| {
+            let attacker = scope.spawn(|| attacker.batch_execute(attack));
+            let waits = format!(
+                "select exists (select from pg_stat_activity where application_name = 'attacker {i}' and wait_event_type = 'Lock')"
+            );
+            wait_until("the attacker waits", Duration::from_secs(10), || value(&mut admin, &waits));
+            proof.commit().unwrap();
+            expect_error(attacker.join().unwrap(), "PT401", "session_not_found: ");
+        });
+        verify(&mut admin, &session.access_token).unwrap_or_else(|error| panic!("{attack}: {}", describe(&error)));
+        let changed = "select encrypted_password is not null or raw_user_meta_data <> '{}'
+                              or exists (select from auth.one_time_tokens t where t.user_id = u.id)
+                         from auth.users u where id = $1";
+        assert!(!admin.query_one(changed, &[&claim.guest.user]).unwrap().get::<_, bool>(0), "{attack}");
+    }
+}
+
 #[test]
 fn N23_an_old_transaction_keeps_no_code_alive() {
     let db = Database::new();
