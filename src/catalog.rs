@@ -180,7 +180,7 @@ impl Tuple {
     pub fn get<T: FromDatum>(&self, column: &CStr) -> Option<T> {
         unsafe {
             let description = (*self.relation).rd_att;
-            let number = pg_sys::get_attnum((*self.relation).rd_id, column.as_ptr());
+            let number = pg_sys::SPI_fnumber(description, column.as_ptr());
             assert!(number > 0, "table has no column {column:?}");
             let mut null = false;
             let datum = pg_sys::heap_getattr(self.tuple, number as _, description, &mut null);

@@ -6,10 +6,11 @@ use crate::delivery;
 use crate::error::{Error, Result, error, invalid};
 use crate::expired_guests;
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::sql_function;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::json;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -137,7 +138,7 @@ impl Limits {
     }
 }
 
-fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
+fn cleanup_expired_users(args: &Args) -> Result<Jsonb> {
     let batch: i64 = match args.get::<i32>(0) {
         None => i64::MAX,
         Some(size) if size > 0 => size.into(),
@@ -153,7 +154,7 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
         if outcome.is_news() {
             crate::audit::record("cleanup", None, outcome.to_json())?;
         }
-        return Ok(JsonB(outcome.to_json()));
+        return Ok(Jsonb(outcome.to_json()));
     }
     // The real thing, rolled back: no estimate could know what triggers and constraints will do.
     let mut outcome = None;
@@ -164,7 +165,7 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
     match (outcome, rolled_back) {
         (Some(outcome), Err(error)) => {
             error.discard();
-            Ok(JsonB(outcome.to_json()))
+            Ok(Jsonb(outcome.to_json()))
         }
         (_, Err(error)) => Err(error),
         (_, Ok(())) => Err(error(500, "internal_error", "the dry run was not rolled back")),

@@ -8,13 +8,14 @@ use crate::clock;
 use crate::error::{Result, invalid};
 use crate::function::{Args, writes};
 use crate::hooks::{self, Hook};
+use crate::jsonb::Jsonb;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Row, Statement};
 use crate::users::{self, User};
 use crate::{keys, sql_function};
 use anon_auth_core::seal;
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -239,7 +240,7 @@ impl Claimed {
     }
 }
 
-fn claim(args: &Args) -> Result<JsonB> {
+fn claim(args: &Args) -> Result<Jsonb> {
     static CHECK: Statement =
         Statement::new(c"select $1 between interval '1 second' and interval '1 day'", &[pg_sys::INTERVALOID]);
     static CLAIM: Statement = Statement::new(
@@ -285,7 +286,7 @@ fn claim(args: &Args) -> Result<JsonB> {
             }
         }
     }
-    Ok(JsonB(messages.into()))
+    Ok(Jsonb(messages.into()))
 }
 sql_function!(anon_auth_claim_messages, claim);
 

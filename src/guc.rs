@@ -10,6 +10,7 @@ static SWITCH_ROLE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CHECK_SESSION: GucSetting<bool> = GucSetting::<bool>::new(true);
 static FORWARDED_HEADER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 static TRUSTED_PROXIES: GucSetting<i32> = GucSetting::<i32>::new(1);
+static EVALUATE_ONCE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// The access token of this transaction, if one is set.
@@ -39,6 +40,11 @@ pub fn switch_role() -> bool {
 /// Whether session and user of a token are looked up in every transaction.
 pub fn check_session() -> bool {
     CHECK_SESSION.get()
+}
+
+/// Whether expressions over the readers are evaluated once per execution.
+pub fn evaluate_once() -> bool {
+    EVALUATE_ONCE.get()
 }
 
 /// Path of the file with the key that seals private keys.
@@ -167,6 +173,14 @@ pub fn define() {
         1,
         16,
         GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_bool_guc(
+        c"anon_auth.evaluate_once",
+        c"Evaluate an expression over auth.jwt() and the other readers once per execution, not on every row.",
+        c"As if it were written as a sub-select. It counts for statements that are planned after it is set.",
+        &EVALUATE_ONCE,
+        GucContext::Userset,
         GucFlags::empty(),
     );
     // A misspelt setting is an error, not a new setting.

@@ -2,8 +2,8 @@
 //! own, so that a caller who rolls back has used it up all the same.
 //!
 //! They are counted by what is guessed at and by the client's address together: a limit on an account alone would
-//! let anyone lock its owner out. Codes, which are short, have a much larger limit over all clients besides; only
-//! the user whom a code was made for can redeem it, so nobody else can use that up.
+//! let anyone lock its owner out. Codes, which are short, have a much larger limit over all clients besides, since
+//! enough clients could try all of a million.
 //!
 //! `auth.guesses` is written by the worker alone. A count is good for a while from its first guess on, and the row
 //! is deleted after that.

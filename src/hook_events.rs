@@ -58,7 +58,7 @@ pub fn custom_access_token(claims: &mut Map<String, Value>, method: &str) -> Res
             _ => (),
         }
     }
-    if !custom.get("role").and_then(Value::as_str).is_some_and(|role| !role.is_empty()) {
+    if custom.get("role").and_then(Value::as_str).is_none_or(str::is_empty) {
         return Err(hooks::failed(HOOK, "answered with a \"role\" that is not a text"));
     }
     for name in ["app_metadata", "user_metadata"] {

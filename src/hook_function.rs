@@ -2,8 +2,9 @@
 
 use crate::as_owner;
 use crate::error::Result;
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
-use pgrx::{IntoDatum, JsonB, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 use serde_json::Value;
 
 /// A function as `pg_proc` has it.
@@ -88,7 +89,7 @@ impl Function {
             let answer = unsafe {
                 pg_sys::CommandCounterIncrement();
                 pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-                let answer = call(self.oid, JsonB(event).into_datum())?;
+                let answer = call(self.oid, Jsonb(event).into_datum())?;
                 pg_sys::PopActiveSnapshot();
                 answer
             };

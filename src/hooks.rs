@@ -11,10 +11,11 @@ use crate::catalog::{self, LatestSnapshot};
 use crate::error::{Error, Result, error, invalid, raised};
 use crate::function::{Args, writes};
 use crate::hook_function::Function;
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::{client_address, clock, settings, sql_function, time_limit};
 use anon_auth_core::client_address::ClientAddress;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Value, json};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -344,5 +345,5 @@ fn as_extension_owner(body: impl FnOnce() -> Result<()>) -> Result<()> {
 sql_function!(anon_auth_hook_definitions, |_| {
     let all: Vec<_> =
         Hook::ALL.iter().map(|hook| json!({"name": hook.name(), "description": hook.description()})).collect();
-    Ok(JsonB(all.into()))
+    Ok(Jsonb(all.into()))
 });

@@ -44,8 +44,12 @@ pub fn check_url(url: &str, loopback: Loopback) -> std::result::Result<(), &'sta
         Some("http") if is_loopback && loopback == Loopback::Allowed => {}
         _ => return Err("it is not an https URL"),
     }
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+    let authority = uri.authority().map_or("", |authority| authority.as_str());
+    if authority.contains('@') {
         return Err("it holds a user name or password");
+    }
+    if authority.len() > host.len() && uri.port_u16().is_none() {
+        return Err("its port is not a number up to 65535");
     }
     if url.contains('#') {
         return Err("it holds a fragment");

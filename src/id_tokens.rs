@@ -2,13 +2,14 @@
 
 use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::linking::{self, Identity};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
 use crate::{claims, clock, hook_events, identity_providers, keys, sessions, settings, sql_function};
 use anon_auth_core::address;
 use anon_auth_core::id_token::IdToken;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::json;
 use uuid::Uuid;
 
@@ -32,14 +33,14 @@ fn proven(args: &Args) -> Result<Identity> {
     })
 }
 
-fn link_identity(args: &Args) -> Result<JsonB> {
+fn link_identity(args: &Args) -> Result<Jsonb> {
     writes(c"auth.link_identity()");
-    let (user, _) = claims::require()?;
-    linking::link(user, &proven(args)?)
+    claims::require()?;
+    linking::link(&proven(args)?)
 }
 sql_function!(anon_auth_link_identity, link_identity);
 
-fn sign_in_with_id_token(args: &Args) -> Result<JsonB> {
+fn sign_in_with_id_token(args: &Args) -> Result<Jsonb> {
     writes(c"auth.sign_in_with_id_token()");
     let identity = proven(args)?;
     let address = match &identity.email {
@@ -102,7 +103,7 @@ fn note_sign_in(user: Uuid, identity: &Identity) -> Result<bool> {
         &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::UUIDOID, pg_sys::JSONBOID, pg_sys::TIMESTAMPTZOID],
     );
     let [provider, id] = account(identity);
-    let data = spi::value(JsonB(identity.identity_data.clone()));
+    let data = spi::value(Jsonb(identity.identity_data.clone()));
     Ok(UPDATE.run(&[provider, id, spi::uuid(user), data, spi::timestamp(clock::now())])? == 1)
 }
 
@@ -149,12 +150,12 @@ fn create_user(identity: &Identity, address: Option<&str>) -> Result<Option<Uuid
         provider,
         id,
         spi::uuid(user.id),
-        spi::value(JsonB(identity.identity_data.clone())),
+        spi::value(Jsonb(identity.identity_data.clone())),
         spi::timestamp(now),
         spi::value(user.aud.as_str()),
         spi::value(address),
-        spi::value(JsonB(user.user_metadata.clone())),
-        spi::value(JsonB(user.app_metadata.clone())),
+        spi::value(Jsonb(user.user_metadata.clone())),
+        spi::value(Jsonb(user.app_metadata.clone())),
     ])?;
     if created == 0 {
         UNDO.run(&[spi::uuid(user.id)])?;

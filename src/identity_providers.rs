@@ -4,12 +4,13 @@ use crate::clock;
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::https;
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Row, Statement};
 use crate::sql_function;
 use anon_auth_core::algorithm::Algorithm;
 use anon_auth_core::id_token::{self, Expected, IdToken, NonceCheck};
 use anon_auth_core::jwks::KeySet;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Value, json};
 
 /// Algorithms that a provider may sign with: those whose verifying key is public.
@@ -142,7 +143,7 @@ pub fn store_keys(provider: &Provider, keys: &KeySet) -> Result<()> {
         spi::value(provider.name.as_str()),
         spi::value(provider.issuer.as_str()),
         spi::value(provider.jwks_uri.as_deref()),
-        spi::value(JsonB(jwks)),
+        spi::value(Jsonb(jwks)),
     ])?;
     match is_new && stored == 1 {
         true => {
@@ -170,7 +171,7 @@ pub fn to_refresh(name: Option<&str>) -> Result<Vec<Provider>> {
     Ok(all)
 }
 
-fn set(args: &Args) -> Result<JsonB> {
+fn set(args: &Args) -> Result<Jsonb> {
     static LOCK: Statement =
         Statement::new(select!("from auth.identity_providers where name = $1 for update"), &[pg_sys::TEXTOID]);
     static STORE: Statement = Statement::new(
@@ -213,7 +214,7 @@ fn set(args: &Args) -> Result<JsonB> {
 
     if let Some(issuer) = args.text(1)? {
         https::check_url(&issuer, https::Loopback::Allowed)
-            .map_err(|why| invalid(format!("\"{}\" is not an issuer: {why}", shortened(&issuer))))?;
+            .map_err(|why| invalid(format!("\"{}\" is not an issuer: {why}", shown_url(&issuer))))?;
         provider.issuer = issuer;
     }
     if was_issuer.as_deref() != Some(&provider.issuer) {
@@ -227,7 +228,7 @@ fn set(args: &Args) -> Result<JsonB> {
     if let Some(uri) = args.text(4)? {
         if !uri.is_empty() {
             https::check_url(&uri, https::loopback_for(&provider.issuer))
-                .map_err(|why| invalid(format!("\"{}\" is not a jwks_uri: {why}", shortened(&uri))))?;
+                .map_err(|why| invalid(format!("\"{}\" is not a jwks_uri: {why}", shown_url(&uri))))?;
         }
         provider.jwks_uri = Some(uri).filter(|uri| !uri.is_empty());
     }
@@ -242,7 +243,7 @@ fn set(args: &Args) -> Result<JsonB> {
     }
     provider.trusts_email = args.get(7).unwrap_or(provider.trusts_email);
     provider.enabled = args.get(8).unwrap_or(provider.enabled);
-    let has_keys = unsafe { !pgrx::fcinfo::pg_getarg_datum(args.0, 3).is_none() };
+    let has_keys = unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, 3) }.is_some();
     if has_keys {
         let keys = KeySet::from_jwks(&crate::json::argument(args, 3)?)
             .map_err(|why| invalid(format!("the keys of \"{}\" cannot be used: {why}", provider.name)))?;
@@ -260,11 +261,11 @@ fn set(args: &Args) -> Result<JsonB> {
         spi::value(provider.trusts_email),
         spi::value(provider.enabled),
         spi::value(provider.jwks_uri.as_deref()),
-        provider.jwks.clone().and_then(|jwks| spi::value(JsonB(jwks))),
+        provider.jwks.clone().and_then(|jwks| spi::value(Jsonb(jwks))),
         spi::value(has_keys),
     ])?;
     audit(&provider.name, "identity_provider_changed", provider.to_json())?;
-    Ok(JsonB(provider.to_json()))
+    Ok(Jsonb(provider.to_json()))
 }
 sql_function!(anon_auth_set_identity_provider, set);
 
@@ -352,6 +353,11 @@ sql_function!(anon_auth_remove_identity_provider, remove);
 fn audit(name: &str, action: &str, mut payload: Value) -> Result<()> {
     payload["name"] = name.into();
     crate::audit::record(action, None, payload)
+}
+
+/// A URL without the password that it may hold.
+fn shown_url(url: &str) -> String {
+    url.rsplit_once('@').map_or_else(|| shortened(url), |(_, rest)| format!("…@{}", shortened(rest)))
 }
 
 fn shortened(text: &str) -> String {

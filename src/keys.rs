@@ -4,13 +4,14 @@ use crate::cache::Cache;
 use crate::catalog::{self, LatestSnapshot, Tuple};
 use crate::error::{Error, Result, error};
 use crate::guc;
+use crate::jsonb::Jsonb;
 use crate::own_transaction::{self, Request};
 use crate::spi::{self, Statement};
 use anon_auth_core::algorithm::Algorithm;
 use anon_auth_core::keys::{SigningKey, VerifyingKey};
 use anon_auth_core::refresh::RefreshKey;
 use anon_auth_core::seal;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -208,7 +209,7 @@ pub fn insert(kid: &str, purpose: Purpose, status: &str, key: &SigningKey) -> Re
         spi::value(status),
         spi::value(private_key.as_slice()),
         spi::value(sealing_key.is_some()),
-        key.public_jwk(kid).and_then(|jwk| spi::value(JsonB(jwk))),
+        key.public_jwk(kid).and_then(|jwk| spi::value(Jsonb(jwk))),
     ])?;
     Ok(inserted == 1)
 }

@@ -18,6 +18,7 @@ mod compat;
 mod deletion;
 mod delivery;
 mod error;
+mod evaluate_once;
 mod executor;
 mod expired_guests;
 mod foreign_keys;
@@ -32,6 +33,7 @@ mod https;
 mod id_tokens;
 mod identity_providers;
 mod json;
+mod jsonb;
 mod key_rotation;
 mod keys;
 mod linking;
@@ -78,6 +80,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     as_owner::install_hook();
     executor::install_hook();
+    evaluate_once::install_hook();
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
         pg_sys::RegisterSubXactCallback(Some(at_subtransaction_event), std::ptr::null_mut());

@@ -6,11 +6,12 @@
 
 use crate::error::{Error, Result, error};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
 use crate::{claims, clock, hook_events, sessions, settings, sql_function};
 use anon_auth_core::address;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -45,16 +46,13 @@ pub enum Prover {
     Stranger,
 }
 
-/// Links an account at a provider to a signed-in user; a guest becomes permanent. Answers with a new session.
-///
-/// # Arguments
-/// * `user` – the caller, who is signed in as this user
+/// Links an account at a provider to the signed-in user; a guest becomes permanent. Answers with a new session.
 ///
 /// # Errors
-/// `manual_linking_disabled`, `identity_already_exists`, `email_exists`, `user_banned`.
-pub fn link(user: Uuid, identity: &Identity) -> Result<JsonB> {
+/// Those of [`lock_caller`], `manual_linking_disabled`, `identity_already_exists`, `email_exists`.
+pub fn link(identity: &Identity) -> Result<Jsonb> {
     check_enabled()?;
-    let user = lock(user)?;
+    let (user, _) = lock_caller()?;
     promote(&user, &Proof::Identity(identity), Prover::User)
 }
 
@@ -66,6 +64,20 @@ pub fn check_enabled() -> Result<()> {
         false => Err(error(404, "manual_linking_disabled", "linking is switched off")
             .hint("An administrator can switch it on: SELECT auth.set_setting('manual_linking', 'true');")),
     }
+}
+
+/// The signed-in user, with the row locked, and its session.
+///
+/// The session may have ended while the lock was waited for: somebody else has proven an address of this user, and
+/// what a caller from before may still do is nothing. So it is looked at again.
+///
+/// # Errors
+/// Those of [`claims::require`].
+pub fn lock_caller() -> Result<(User, Option<Uuid>)> {
+    let (user, _) = claims::require()?;
+    users::lock(user)?;
+    let (user, session) = claims::require()?;
+    Ok((users::find(user)?.ok_or_else(claims::not_signed_in)?, session))
 }
 
 /// The user, with the row locked against other changes to the user and its sessions.
@@ -87,7 +99,7 @@ pub fn lock(user: Uuid) -> Result<User> {
 /// # Errors
 /// `identity_already_exists`, `email_exists`, `phone_exists`, and those of the hooks `user_promoted` and
 /// `custom_access_token`.
-pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<JsonB> {
+pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<Jsonb> {
     let nothing_was_proven = user.is_anonymous || !has_proven(user)?;
     end_what_came_before(user.id, nothing_was_proven, prover)?;
     let (provider, method) = match proof {
@@ -205,7 +217,7 @@ fn set_address_identity(user: Uuid, provider: &str, mut data: Value) -> Result<(
     );
     data["sub"] = user.to_string().into();
     let now = spi::timestamp(clock::now());
-    UPSERT.run(&[spi::uuid(user), spi::value(provider), spi::value(JsonB(data)), now]).map(|_| ())
+    UPSERT.run(&[spi::uuid(user), spi::value(provider), spi::value(Jsonb(data)), now]).map(|_| ())
 }
 
 /// # Errors
@@ -221,7 +233,7 @@ pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<()> {
         spi::uuid(user),
         spi::value(identity.provider.as_str()),
         spi::value(identity.provider_id.as_str()),
-        spi::value(JsonB(identity.identity_data.clone())),
+        spi::value(Jsonb(identity.identity_data.clone())),
         spi::timestamp(clock::now()),
     ])?;
     match inserted {
@@ -235,7 +247,7 @@ pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<()> {
     }
 }
 
-fn unlink_identity(args: &Args) -> Result<JsonB> {
+fn unlink_identity(args: &Args) -> Result<Jsonb> {
     static DELETE: Statement = Statement::latest(
         c"delete from auth.identities where id = $1 and user_id = $2",
         &[pg_sys::UUIDOID, pg_sys::UUIDOID],
@@ -244,8 +256,7 @@ fn unlink_identity(args: &Args) -> Result<JsonB> {
         Statement::latest(c"select from auth.identities where user_id = $1", &[pg_sys::UUIDOID]);
     writes(c"auth.unlink_identity()");
     check_enabled()?;
-    let (user, session) = claims::require()?;
-    let user = lock(user)?;
+    let (user, session) = lock_caller()?;
     let identity = args.get::<pgrx::Uuid>(0).map(|id| Uuid::from_bytes(*id.as_bytes())).unwrap_or_default();
     let count = COUNT.run(&[spi::uuid(user.id)])?;
     if DELETE.run(&[spi::uuid(identity), spi::uuid(user.id)])? == 0 {
@@ -260,7 +271,7 @@ fn unlink_identity(args: &Args) -> Result<JsonB> {
     sessions::end_others(user.id, session)?;
     crate::audit::record("identity_unlinked", Some(user.id), json!({"identity_id": identity.to_string()}))?;
     let user = users::find(user.id)?.ok_or_else(claims::not_signed_in)?;
-    Ok(JsonB(user.to_json(users::identities(user.id)?)))
+    Ok(Jsonb(user.to_json(users::identities(user.id)?)))
 }
 sql_function!(anon_auth_unlink_identity, unlink_identity);
 

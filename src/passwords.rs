@@ -3,13 +3,14 @@
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
+use crate::jsonb::Jsonb;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::users::User;
 use crate::verification::Address;
 use crate::{client_address, clock, linking, sessions, sql_function};
 use anon_auth_core::password::{self, Cost, PasswordError};
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use uuid::Uuid;
 
 /// Longer ones are refused before they cost anything, in bytes.
@@ -92,7 +93,7 @@ fn verify(password: &str, hash: &str) -> Result<bool> {
     }
 }
 
-fn sign_in_with_password(args: &Args) -> Result<JsonB> {
+fn sign_in_with_password(args: &Args) -> Result<Jsonb> {
     writes(c"auth.sign_in_with_password()");
     let (email, password, phone) = (args.text(0)?, args.text(1)?, args.text(2)?);
     let address = Address::one_of(email, phone)?

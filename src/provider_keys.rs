@@ -3,13 +3,13 @@
 use crate::error::{Error, Result, error, warning};
 use crate::function::{Args, writes};
 use crate::identity_providers::{self, Provider};
+use crate::jsonb::Jsonb;
 use crate::{https, sql_function};
 use anon_auth_core::json;
 use anon_auth_core::jwks::KeySet;
-use pgrx::JsonB;
 use serde_json::{Map, Value, json};
 
-fn refresh(args: &Args) -> Result<JsonB> {
+fn refresh(args: &Args) -> Result<Jsonb> {
     writes(c"auth.refresh_identity_provider_keys()");
     let name = args.text(0)?;
     let mut report = Map::new();
@@ -34,7 +34,7 @@ fn refresh(args: &Args) -> Result<JsonB> {
             json!({"keys": keys.kids().collect::<Vec<_>>(), "passed_over": keys.passed_over()}),
         );
     }
-    Ok(JsonB(report.into()))
+    Ok(Jsonb(report.into()))
 }
 sql_function!(anon_auth_refresh_identity_provider_keys, refresh);
 

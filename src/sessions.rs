@@ -6,6 +6,7 @@ use crate::clock;
 use crate::error::{Error, Result, error, invalid, serialization_failure};
 use crate::function::{Args, writes};
 use crate::hook_events;
+use crate::jsonb::Jsonb;
 use crate::own_transaction::{self, Request};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
@@ -13,8 +14,8 @@ use crate::users::{self, User};
 use crate::{keys, postgrest, sql_function};
 use anon_auth_core::random;
 use anon_auth_core::refresh::{self, RefreshToken, fingerprint};
-use pgrx::{JsonB, pg_sys};
-use serde_json::{Map, Value, json};
+use pgrx::pg_sys;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// A row of `auth.sessions`. Times are in microseconds since Postgres's epoch.
@@ -73,22 +74,30 @@ impl Session {
     }
 }
 
+/// Until when a session lives that is not refreshed.
+///
 /// # Errors
 /// `session_expired`.
-fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<()> {
+fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<i64> {
     let settings = settings::current()?;
     let now = clock::now();
-    let limit = if now >= refreshed_at.saturating_add(settings.session_idle_timeout) {
+    let idle = refreshed_at.saturating_add(settings.session_idle_timeout);
+    let total = match settings.session_lifetime {
+        0 => i64::MAX,
+        lifetime => created_at.saturating_add(lifetime),
+    };
+    let limit = if now >= idle {
         "was not refreshed in time"
-    } else if settings.session_lifetime > 0 && now >= created_at.saturating_add(settings.session_lifetime) {
+    } else if now >= total {
         "has reached its total lifetime"
     } else {
-        return Ok(());
+        return Ok(idle.min(total));
     };
     Err(error(401, "session_expired", format!("the session {limit}")).hint("Sign in again."))
 }
 
-/// Checks that an access token's session is live. The part of [`find`] that every transaction asks for.
+/// Checks that an access token's session is live, and returns until when it is if nobody refreshes it. The part of
+/// [`find`] that every transaction asks for.
 ///
 /// # Arguments
 /// * `rotation` – fingerprint of the rotation that the token was issued with. It must be the session's current
@@ -96,7 +105,7 @@ fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<()> {
 ///
 /// # Errors
 /// `session_not_found`, `session_expired`.
-pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, rotation: &str) -> Result<()> {
+pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, rotation: &str) -> Result<i64> {
     let gone = || {
         error(401, "session_not_found", "the session of the access token does not exist any more")
             .hint("The user signed out, was deleted or merged, or the session was revoked. Sign in again.")
@@ -155,7 +164,7 @@ fn find(id: Uuid) -> Option<Session> {
 }
 
 /// What the client gets: both tokens and the user.
-fn answer(session: &Session, user: &User, settings: &Settings) -> Result<JsonB> {
+fn answer(session: &Session, user: &User, settings: &Settings) -> Result<Jsonb> {
     let nonce = session.nonce.as_slice().try_into().map_err(|_| refresh_token_not_found())?;
     let issued = clock::unix_seconds(clock::now());
     let lifetime = settings.access_token_lifetime / 1_000_000;
@@ -164,7 +173,7 @@ fn answer(session: &Session, user: &User, settings: &Settings) -> Result<JsonB> 
         RefreshToken { key_id, session_id: session.id, counter: session.counter as u64, nonce }.encode(&refresh_key);
     let identities = if user.is_anonymous { json!([]) } else { users::identities(user.id)? };
     postgrest::forbid_caching()?;
-    Ok(JsonB(json!({
+    Ok(Jsonb(json!({
         "access_token": access_token(session, user, settings, issued)?,
         "token_type": "bearer",
         "expires_in": lifetime,
@@ -230,7 +239,7 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
+fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
     static INSERT: Statement = Statement::new(
         c"with guest as (
               insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
@@ -261,14 +270,14 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     }
     let metadata = user_metadata(args, 0, &settings)?;
     // Stored as it was given: JSON numbers may have more digits than the token's.
-    let mut stored_metadata = args.get::<pg_sys::Datum>(0).or_else(|| spi::value(JsonB(json!({}))));
+    let mut stored_metadata = args.get::<pg_sys::Datum>(0).or_else(|| spi::value(Jsonb(json!({}))));
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
 
     let now = clock::now();
     let mut user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
     if hook_events::before_user_created(&mut user, "anonymous")? {
-        stored_metadata = spi::value(JsonB(user.user_metadata.clone()));
+        stored_metadata = spi::value(Jsonb(user.user_metadata.clone()));
     }
     let session = Session::new(user.id, "anonymous", now);
     INSERT.run(&[
@@ -278,7 +287,7 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
         spi::timestamp(now),
         spi::uuid(session.id),
         spi::value(session.nonce.as_slice()),
-        spi::value(JsonB(user.app_metadata.clone())),
+        spi::value(Jsonb(user.app_metadata.clone())),
     ])?;
     hook_events::after_user_created(&user, "anonymous")?;
     answer(&session, &user, &settings)
@@ -292,7 +301,7 @@ sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
 ///
 /// # Errors
 /// `user_banned`, `user_not_found`.
-pub fn create(user: Uuid, method: &str) -> Result<JsonB> {
+pub fn create(user: Uuid, method: &str) -> Result<Jsonb> {
     static INSERT: Statement = Statement::new(
         c"insert into auth.sessions (id, user_id, created_at, refreshed_at, method, refresh_token_nonce)
           values ($1, $2, $3, $3, $4, $5)",
@@ -318,7 +327,7 @@ pub fn create(user: Uuid, method: &str) -> Result<JsonB> {
 
 sql_function!(anon_auth_refresh_session, |args| { refresh(&args.text(0)?.unwrap_or_default()) });
 
-fn refresh(token: &str) -> Result<JsonB> {
+fn refresh(token: &str) -> Result<Jsonb> {
     // In place, unless somebody else was faster: then there is no row to update, and the next round sees why.
     static ROTATE: Statement = Statement::new(
         c"update auth.sessions
@@ -428,6 +437,8 @@ fn sign_out(args: &Args) -> Result<()> {
             .hint("Sign out of all sessions: SELECT auth.sign_out('global');"));
     }
     users::lock(user)?;
+    // It may have ended while the lock was waited for; then it ends no others.
+    claims::require()?;
     DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid), spi::value(scope.as_str())])?;
     Ok(())
 }
@@ -442,20 +453,10 @@ pub fn end_others(user: Uuid, session: Option<Uuid>) -> Result<()> {
     DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid)]).map(|_| ())
 }
 
-/// The claims of an access token, checked against the database.
-///
-/// # Errors
-/// `bad_jwt`, and those of [`claims::freshness`].
-pub fn verify_access_token(token: &str) -> Result<(std::rc::Rc<claims::Verified>, Map<String, Value>)> {
-    let verified = claims::verify(token)?;
-    let now = claims::freshness(&verified)?;
-    let claims = claims::overlaid(&verified, &now);
-    Ok((verified, claims))
-}
-
 sql_function!(anon_auth_verify_token, |args| {
-    let (_, claims) = verify_access_token(&args.text(0)?.unwrap_or_default())?;
-    Ok(JsonB(claims.into()))
+    let verified = claims::verify(&args.text(0)?.unwrap_or_default())?;
+    let now = claims::freshness(&verified)?;
+    Ok(Jsonb(claims::overlaid(&verified, &now.overlay).into()))
 });
 
 fn session_not_found() -> Error {

@@ -4,10 +4,11 @@ use crate::cache::Cache;
 use crate::catalog::{self, LatestSnapshot};
 use crate::error::{Result, invalid};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::sql_function;
 use anon_auth_core::algorithm::Algorithm;
-use pgrx::{FromDatum, JsonB, pg_sys};
+use pgrx::{FromDatum, pg_sys};
 use serde_json::json;
 use std::ffi::CString;
 use std::rc::Rc;
@@ -433,7 +434,7 @@ sql_function!(anon_auth_setting_definitions, |_| {
             })
         })
         .collect();
-    Ok(JsonB(all.into()))
+    Ok(Jsonb(all.into()))
 });
 
 /// Row trigger: holds plain SQL on the table to what `auth.set_setting()` would store.
@@ -470,13 +471,13 @@ sql_function!(anon_auth_forget_cached, forget_cached);
 /// Provider configuration in the form of Realm's `auth/providers.json`.
 const PROVIDER: &str = "anon-user";
 
-fn provider() -> Result<JsonB> {
-    Ok(JsonB(json!({"name": PROVIDER, "type": PROVIDER, "disabled": current()?.disabled})))
+fn provider() -> Result<Jsonb> {
+    Ok(Jsonb(json!({"name": PROVIDER, "type": PROVIDER, "disabled": current()?.disabled})))
 }
 
 sql_function!(anon_auth_export_provider, |_| provider());
 
-fn import_provider(args: &Args) -> Result<JsonB> {
+fn import_provider(args: &Args) -> Result<Jsonb> {
     let shape = "Expected: {\"name\": \"anon-user\", \"type\": \"anon-user\", \"disabled\": <boolean>}.";
     writes(c"auth.import_provider()");
     let config = crate::json::argument(args, 0)?;

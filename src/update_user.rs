@@ -2,18 +2,19 @@
 
 use crate::error::{Result, invalid};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::one_time_tokens::{self, Purpose};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
 use crate::verification::{self, Address};
 use crate::{claims, clock, linking, passwords, settings, sql_function};
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-fn update_user(args: &Args) -> Result<JsonB> {
+fn update_user(args: &Args) -> Result<Jsonb> {
     writes(c"auth.update_user()");
-    let (user, session) = claims::require()?;
+    let (user, _) = claims::require()?;
     let Value::Object(attributes) = crate::json::argument(args, 0)? else {
         return Err(invalid("the attributes are not a JSON object").hint(ATTRIBUTES));
     };
@@ -22,7 +23,7 @@ fn update_user(args: &Args) -> Result<JsonB> {
         passwords::count_attempt(user)?;
     }
 
-    let user = linking::lock(user)?;
+    let (user, session) = linking::lock_caller()?;
     if attributes.has_data {
         merge_metadata(user.id, args.get(0))?;
     }
@@ -90,7 +91,7 @@ fn merge_metadata(user: Uuid, attributes: Option<pg_sys::Datum>) -> Result<()> {
 }
 
 /// The user as [`User::to_json`] has it, and the addresses that are claimed but not proven.
-fn answer(user: Uuid) -> Result<JsonB> {
+fn answer(user: Uuid) -> Result<Jsonb> {
     let user: User = users::find(user)?.ok_or_else(claims::not_signed_in)?;
     let mut answer = user.to_json(users::identities(user.id)?);
     for (name, purpose) in [("new_email", Purpose::EmailChange), ("new_phone", Purpose::PhoneChange)] {
@@ -98,5 +99,5 @@ fn answer(user: Uuid) -> Result<JsonB> {
             answer[name] = token.address.into();
         }
     }
-    Ok(JsonB(answer))
+    Ok(Jsonb(answer))
 }

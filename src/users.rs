@@ -5,9 +5,10 @@ use crate::claims;
 use crate::clock;
 use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::sql_function;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Map, Value, json};
 use std::ffi::CStr;
 use uuid::Uuid;
@@ -117,8 +118,7 @@ pub fn find(id: Uuid) -> Result<Option<User>> {
     let Some(relations) = catalog::relations() else { return Ok(None) };
     let found = LatestSnapshot::take().find(relations.users, relations.users_pkey, id, |row| {
         let object = |column: &CStr| {
-            let text = row.get::<pg_sys::Datum>(column).map(crate::json::text).unwrap_or_default();
-            crate::json::parse(&text).map_err(|_| {
+            row.get::<pg_sys::Datum>(column).map_or(Ok(json!({})), crate::json::object).map_err(|_| {
                 invalid(format!(
                     "{} of user {id} is nested too deeply or holds a number out of range",
                     column.to_string_lossy()
@@ -254,15 +254,15 @@ pub fn note_sign_in(id: Uuid, now: i64) -> Result<()> {
     UPDATE.run(&[spi::uuid(id), spi::timestamp(now), Some(pg_sys::Datum::from(clock::day(now)))]).map(|_| ())
 }
 
-fn get_user(_: &Args) -> Result<JsonB> {
+fn get_user(_: &Args) -> Result<Jsonb> {
     let (user, _) = claims::require()?;
     let user = find(user)?.ok_or_else(claims::not_signed_in)?;
     let identities = identities(user.id)?;
-    Ok(JsonB(user.to_json(identities)))
+    Ok(Jsonb(user.to_json(identities)))
 }
 sql_function!(anon_auth_get_user, get_user);
 
-fn user_info(_: &Args) -> Result<JsonB> {
+fn user_info(_: &Args) -> Result<Jsonb> {
     let (user, _) = claims::require()?;
     let user = find(user)?.ok_or_else(claims::not_signed_in)?;
     let mut info = Map::new();
@@ -279,7 +279,7 @@ fn user_info(_: &Args) -> Result<JsonB> {
         info.insert("phone_number_verified".into(), user.proven_phone().is_some().into());
     }
     info.insert("updated_at".into(), clock::unix_seconds(user.updated_at).into());
-    Ok(JsonB(info.into()))
+    Ok(Jsonb(info.into()))
 }
 sql_function!(anon_auth_user_info, user_info);
 

@@ -7,13 +7,13 @@ use crate::delivery::{self, Channel, Message};
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
+use crate::jsonb::Jsonb;
 use crate::linking::{self, Proof, Prover};
 use crate::one_time_tokens::{self, OneTimeToken, Purpose, otp_expired};
 use crate::settings;
 use crate::users::{self, User};
 use crate::{claims, client_address, clock, sql_function};
 use anon_auth_core::address;
-use pgrx::JsonB;
 
 /// An e-mail address or a phone number, normalised.
 #[derive(Clone, PartialEq)]
@@ -164,7 +164,7 @@ fn send(user: &User, address: &Address) -> Result<()> {
     })
 }
 
-fn verify_otp(args: &Args) -> Result<JsonB> {
+fn verify_otp(args: &Args) -> Result<Jsonb> {
     writes(c"auth.verify_otp()");
     let purpose = purpose(args.text(0)?)?;
     let (code, token_hash) = (args.text(1)?, args.text(2)?);
@@ -185,7 +185,7 @@ fn purpose(name: Option<String>) -> Result<Purpose> {
 }
 
 /// Six digits, from the user they were made for: nobody can try, or use up, the code of somebody else.
-fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result<JsonB> {
+fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result<Jsonb> {
     let (user, _) = claims::require()?;
     let claimed = one_time_tokens::of_user(user, purpose)?.ok_or_else(otp_expired)?.address;
     // Before anything is judged, and whatever becomes of this transaction. Of the address as well: a new guest,
@@ -195,7 +195,7 @@ fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result
         guesses::count(&Subject::code(purpose.name(), owner).of_user(user), &client)?;
     }
 
-    let user = linking::lock(user)?;
+    let (user, _) = linking::lock_caller()?;
     let token = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(otp_expired)?;
     if token.address != claimed || !token.is_code(code)? {
         return Err(otp_expired());
@@ -205,10 +205,10 @@ fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result
 
 /// A link, which nobody can guess. It works where nobody is signed in; but then only for a user who has proven
 /// nothing yet, since whoever opened it need not be whoever asked for it.
-fn verify_link(purpose: Purpose, token: &str, address: Option<Address>) -> Result<JsonB> {
-    let signed_in = claims::require().map(|(user, _)| user).map_err(Error::discard).ok();
+fn verify_link(purpose: Purpose, token: &str, address: Option<Address>) -> Result<Jsonb> {
     let token = one_time_tokens::lock_user_of(purpose, token)?;
     let user = linking::lock(token.user)?;
+    let signed_in = claims::require().map(|(user, _)| user).map_err(Error::discard).ok();
     let prover = match signed_in == Some(user.id) {
         true => Prover::User,
         false => Prover::Stranger,
@@ -226,7 +226,7 @@ fn prove(
     purpose: Purpose,
     expected: Option<Address>,
     prover: Prover,
-) -> Result<JsonB> {
+) -> Result<Jsonb> {
     let address = match purpose {
         Purpose::PhoneChange => Address::Phone(token.address.clone()),
         _ => Address::Email(token.address.clone()),
@@ -242,8 +242,7 @@ fn prove(
 fn resend(args: &Args) -> Result<()> {
     writes(c"auth.resend()");
     let purpose = purpose(args.text(0)?)?;
-    let (user, _) = claims::require()?;
-    let user = linking::lock(user)?;
+    let (user, _) = linking::lock_caller()?;
     let before = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(|| {
         error(422, "validation_failed", "there is no address to send a code to")
             .hint("Claim one first: SELECT auth.update_user('{\"email\": …}');")

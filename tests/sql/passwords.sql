@@ -18,7 +18,7 @@ end
 $$;
 
 -- Attempts are counted whatever becomes of them; here there are many.
-select auth.set_setting('otp_attempt_limit', '1000') as codes, auth.set_setting('password_attempt_limit', '1000') as passwords;
+insert into auth.settings (name, value) values ('otp_attempt_limit', '1000'), ('password_attempt_limit', '1000');
 
 -- S9: no password before an address is proven.
 begin;
@@ -119,5 +119,5 @@ select auth.sign_in_with_password('ada@example.org', '12345') is not null as new
 select raised('select auth.set_setting(''password_hash_memory'', ''1'')');
 rollback;
 
-select auth.set_setting('otp_attempt_limit', null) as codes, auth.set_setting('password_attempt_limit', null) as passwords;
+delete from auth.settings;
 drop function permanent;

@@ -94,15 +94,16 @@ impl<'de> Visitor<'de> for UniqueVisitor {
 }
 
 /// Whether it holds the one character that `jsonb` refuses, in a text or in the name of a member.
-pub fn any_holds_nul(members: &Map<String, Value>) -> bool {
-    members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
-}
-
-fn holds_nul(value: &Value) -> bool {
+pub fn holds_nul(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains('\0'),
         Value::Array(items) => items.iter().any(holds_nul),
         Value::Object(members) => any_holds_nul(members),
         _ => false,
     }
+}
+
+/// [`holds_nul`] of the members of an object.
+pub fn any_holds_nul(members: &Map<String, Value>) -> bool {
+    members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
 }

@@ -4,12 +4,16 @@
 
 mod attacks;
 mod cleanup;
+mod cost;
 mod crash;
 mod delivery;
 mod dump;
+mod evaluate_once;
 mod freshness;
+mod guesses;
 mod hooks;
 mod keys;
+mod linking;
 mod openid;
 mod openid_attacks;
 mod pooler;
@@ -20,3 +24,4 @@ mod search_path;
 mod secrets;
 mod standby;
 mod triggers;
+mod worker;
