@@ -64,7 +64,7 @@ demo: build ## guests, sessions, policies and clean-up on a throwaway database; 
 psql: build ## psql on a throwaway database with the extension
 	@tests/psql.sh
 
-bench: ## times the hot paths beside plain SQL, with a release build
+bench: ## times the hot paths beside plain SQL, with a release build; see docs/performance.md
 	@$(MAKE) --no-print-directory build PROFILE=release
 	@benches/run.sh
 

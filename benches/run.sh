@@ -1,99 +1,179 @@
 #!/usr/bin/env bash
-# Times the hot paths of the extension beside yardsticks, on one throwaway cluster, and prints the ratios.
+# Measures the extension beside plain SQL on one throwaway cluster, and prints a table: see docs/performance.md.
 #
-# Each pair is measured in turns, several times, and the medians are compared: what else the machine does
-# meets both. Rates are pgbench's, without the time to connect. Everything runs in sessions that have done
-# the same before, over a socket, with fsync on and without parallel workers.
+#   ROWS="sign_in refresh"   only these files of benches/rows (all unless told)
+#   SCALE=100                a hundredth of the rows and users, to try things out (1 unless told)
+#   ROUNDS=5                 how often each measurement is repeated
+#
+# What is compared takes turns within each round, so that whatever else the machine does meets all of it. A figure
+# is the median of the rounds.
+#
+# To add a row, add a file to benches/rows: it sets `needs` to the databases it uses (make_… below), and defines
+# run(), which calls `measure` and `row`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rounds=5
-seconds=2
-clients=8
+scale=${SCALE:-1}
+rounds=${ROUNDS:-5}
+out=target/bench
 
-# No checkpoint and no autovacuum in the middle of it.
 dir=$(mktemp -d "${TMPDIR:-/tmp}/anon_auth_bench.XXXXXX")
 chmod a+rx "$dir"
 trap 'tests/cluster.sh remove "$dir"' EXIT
-settings=$(tests/cluster.sh start "$dir" shared_preload_libraries= shared_buffers=512MB max_wal_size=8GB \
-    checkpoint_timeout=1h autovacuum=off max_parallel_workers_per_gather=0)
-while IFS= read -r line; do export "${line?}"; done <<<"$settings"
-pgbench=$ANON_AUTH_PG_BIN/pgbench
-[ -x "$pgbench" ] || { echo "this Postgres comes without pgbench: use PG=15" >&2; exit 1; }
 
-say() { printf '[bench] %s\n' "$*"; }
-psql() { "$ANON_AUTH_PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+say() { printf '[bench] %4ds %s\n' "$SECONDS" "$*" >&2; }
 
-# Prints the transactions per second of script $1, run as role $2 by $3 clients for $4 (-T2 or -t100, say).
-rate() {
-    "$pgbench" -n -M prepared -U "$2" -c "$3" -j "$(($3 < 2 ? 1 : 2))" "$4" -f "benches/$1.sql" \
-        -D "access_token=$access_token" -D "claims=$claims" -D is_first=1 "${@:5}" 2>"$dir/pgbench.err" |
-        awk '/^tps/ { print $3; found = 1 } END { exit !found }' || { cat "$dir/pgbench.err" >&2; return 1; }
+# fsync is on. No checkpoint, autovacuum or JIT compilation comes in between, and plans are serial unless a row
+# says otherwise.
+start_cluster() {
+    local settings line
+    settings=$(tests/cluster.sh start "$dir" shared_preload_libraries= shared_buffers=1GB max_wal_size=32GB \
+        checkpoint_timeout=1h autovacuum=off max_parallel_workers_per_gather=0 jit=off)
+    while IFS= read -r line; do export "${line?}"; done <<<"$settings"
+    pgbench=$ANON_AUTH_PG_BIN/pgbench
+    [ -x "$pgbench" ] || { echo "this Postgres comes without pgbench: use PG=15" >&2; exit 1; }
 }
 
-median() { sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+psql() { "$ANON_AUTH_PG_BIN/psql" -X -q -v ON_ERROR_STOP=1 "$@"; }
+# The one value of a query: value DATABASE SQL
+value() { psql -At -d "$1" -c "$2"; }
 
-# Measures scripts in turns. Arguments are NAME=SCRIPT:ROLE:CLIENTS:LENGTH[:DATABASE]; tps[NAME] is the median.
-declare -A tps=([two_milliseconds]=500)
+# ---- databases: a setup file each, with how many rows it is to make --------------------------------------------
+
+scaled() { echo $(($1 / scale)); }
+# A number at this scale, as the table has it: 1 M, 50 k.
+words() {
+    local n
+    n=$(scaled "$1")
+    if ((n % 1000000 == 0)); then echo "$((n / 1000000)) M"
+    elif ((n % 1000 == 0)); then echo "$((n / 1000)) k"
+    else echo "$n"; fi
+}
+
+make_documents() { setup documents -v rows="$(scaled 1000000)"; }
+make_parallel() { setup parallel -v rows="$(scaled 5000000)"; }
+# Nobody has expired in these.
+make_guests_10k() { make_guests 10000; }
+make_guests_100k() { make_guests 100000; }
+make_guests_1m() { make_guests 1000000; }
+make_guests_5m() { make_guests 5000000; }
+make_guests() {
+    setup guests -v guests="$(scaled "$1")" -v days=50
+    setup documents -v rows=10000
+}
+# Half of them, 500 k, have: those of more than 90 days.
+make_expired() { setup guests -v guests="$(scaled 1000000)" -v days=180; }
+make_empty() { :; }
+# Takes a while, and is about no time: measured while the other databases are made.
+make_memory() { psql -d memory -v calls="$(scaled 8000)" -f benches/memory.sql >"$dir/memory"; }
+
+# Fills the new database that $database names from a file of benches/setup.
+setup() { psql -d "$database" "${@:2}" -f "benches/setup/$1.sql" >/dev/null; }
+
+make_database() {
+    local database=$1
+    psql -d postgres -c "create database $database"
+    psql -d "$database" -c 'create extension anon_auth'
+    setup guest
+    "make_$database"
+    psql -d "$database" -c 'vacuum (freeze, analyze)'
+}
+
+# Makes databases, two at a time, the largest first.
+make_databases() {
+    local database
+    psql -d postgres -f benches/setup/roles.sql
+    # It makes a role of its own the first time, which two at once would both do.
+    psql -d postgres -c 'create extension anon_auth'
+    for database in guests_5m memory guests_1m expired parallel documents guests_100k guests_10k empty; do
+        [[ " $* " == *" $database "* ]] || continue
+        while (($(jobs -rp | wc -l) >= 2)); do wait -n; done
+        say "making the database $database"
+        make_database "$database" &
+    done
+    while [ -n "$(jobs -rp)" ]; do wait -n; done
+    psql -d postgres -c checkpoint
+}
+
+# ---- measuring --------------------------------------------------------------------------------------------------
+
+# Notes one sample: sample NAME UNIT VALUE
+sample() { psql -c "insert into samples (name, unit, value) values ('$1', '$2', $3)"; }
+
+# Runs a script of benches/scripts with pgbench: run_pgbench SCRIPT ROLE DATABASE CLIENTS [OPTION]... The script
+# gets the access token of a guest of that database, its claims, and how many documents that guest has.
+run_pgbench() {
+    local access_token claims owned
+    access_token=$(value "$3" 'select access_token from guest')
+    claims=$(value "$3" 'select claims from guest')
+    owned=$([ "$3" = documents ] && scaled 10000 || echo 100)
+    "$pgbench" -n -M prepared -U "$2" -c "$4" -j "$(($4 < 2 ? 1 : 2))" "${@:5}" -f "benches/scripts/$1.sql" \
+        -D "access_token=$access_token" -D "claims=$claims" -D "owned=$owned" -D is_first=1 "$3" \
+        2>"$dir/pgbench.err" || { cat "$dir/pgbench.err" >&2; return 1; }
+}
+
+# measure UNIT NAME="SCRIPT ROLE DATABASE CLIENTS OPTION..." ...
+# Takes samples with pgbench, in turns. UNIT: "/s" for transactions per second, "ms" for milliseconds each.
 measure() {
-    local round item name script role count length database
+    local unit=$1 round item spec
+    shift
+    say "measuring ${*%%=*}"
     for ((round = 0; round < rounds; round++)); do
         for item in "$@"; do
-            name=${item%%=*}
-            IFS=: read -r script role count length database <<<"${item#*=}"
-            rate "$script" "$role" "$count" "$length" "${database:-$PGDATABASE}" >>"$dir/$name"
+            read -ra spec <<<"${item#*=}"
+            run_pgbench "${spec[@]}" >"$dir/pgbench.out"
+            sample "${item%%=*}" "$unit" "$(awk -v unit="$unit" -v clients="${spec[3]}" \
+                '/^tps/ { print unit == "/s" ? $3 : 1000 * clients / $3 }' "$dir/pgbench.out")"
         done
     done
-    for item in "$@"; do
-        name=${item%%=*}
-        tps[$name]=$(median <"$dir/$name")
-    done
 }
 
-calculate() { awk "BEGIN { printf \"%.${2:-2}f\", $1 }"; }
-
-# One line of the table: what, ours, the yardstick, their ratio, the target (such as "<= 1.10").
-line() {
-    local missed=
-    awk "BEGIN { exit !($4 $5) }" || missed='  MISSED'
-    printf '%-57s %12s %12s %7s   %s\n' "$1" "$2" "$3" "$(calculate "$4")" "$5$missed"
-}
-rates() {
-    line "$1" "$(calculate "${tps[$2]}" 0)/s" "$(calculate "${tps[$3]}" 0)/s" "${tps[$2]} / ${tps[$3]}" "$4"
-}
-times() {
-    line "$1" "$(calculate "1000 / ${tps[$2]}") ms" "$(calculate "1000 / ${tps[$3]}") ms" "${tps[$3]} / ${tps[$2]}" "$4"
+# A line of the table: row DESCRIPTION NAME [YARDSTICK_DESCRIPTION YARDSTICK [TARGET]]
+# NAME and YARDSTICK name samples. TARGET is "ratio >= 0.75", "value <= 2" or empty.
+row() {
+    psql -v what="$1" -v name="$2" -v yardstick_what="${3:-}" -v yardstick="${4:-}" -v target="${5:-}" <<'SQL'
+insert into rows (what, name, yardstick_what, yardstick, target)
+values (:'what', :'name', :'yardstick_what', nullif(:'yardstick', ''), :'target');
+SQL
 }
 
-say "making a million documents, 100,000 guests in one database, a million in another"
-psql -f benches/app.sql >/dev/null
-for guests in 100000 1000000; do
-    psql -c "create database guests_$guests"
-    psql -d "guests_$guests" -v guests="$guests" -f benches/guests.sql
+machine() {
+    printf '%s, %s cores, %s memory, %s, %s, commit %s, %s\n' \
+        "$(awk -F ': ' '/model name/ { print $2; exit }' /proc/cpuinfo)" "$(nproc)" \
+        "$(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo)" "$(uname -sr)" \
+        "$(value postgres "select 'PostgreSQL ' || current_setting('server_version')")" \
+        "$(git describe --always --dirty 2>/dev/null || echo unknown)" "$(date -u +%F)"
+}
+
+# ---- the run ----------------------------------------------------------------------------------------------------
+
+files=()
+for file in benches/rows/*.sh; do
+    name=$(basename "$file" .sh)
+    [ -n "${ROWS:-}" ] && [[ " $ROWS " != *" ${name#*_} "* ]] || files+=("$file")
 done
-access_token=$(psql -At -c 'select access_token from guest')
-claims=$(psql -At -c 'select claims from guest')
-psql -c checkpoint
+needs=
+all_needs=
+for file in "${files[@]}"; do
+    # shellcheck source=/dev/null
+    source "$file"
+    all_needs+=" $needs"
+done
 
-say "counting a million rows"
-measure count=count_ours:app:1:-t4 count_yardstick=count_yardstick:yardstick:1:-t4
-say "reading one row"
-measure read=read_ours:app:1:-T$seconds unchecked=read_ours:app_unchecked:1:-T$seconds \
-    read_yardstick=read_yardstick:yardstick:1:-T$seconds
-say "signing in"
-measure sign_in=sign_in_ours:app:$clients:-T$seconds sign_in_yardstick=sign_in_yardstick:postgres:$clients:-T$seconds
-say "refreshing"
-measure refresh=refresh_ours:app:$clients:-T$seconds refresh_yardstick=refresh_yardstick:postgres:$clients:-T$seconds
-say "cleaning up where nothing has expired"
-measure few=cleanup:postgres:1:-t100:guests_100000 many=cleanup:postgres:1:-t100:guests_1000000
+start_cluster
+psql -f benches/setup/results.sql
+make_databases "$all_needs"
+for file in "${files[@]}"; do
+    # shellcheck source=/dev/null
+    source "$file"
+    run
+done
 
-printf '\n%-57s %12s %12s %7s   %s\n' "medians of $rounds rounds" ours yardstick ratio target
-times 'count(*) of 1 M rows, policy with auth.uid() : a literal' count count_yardstick '<= 1.10'
-rates 'authenticate, read a row : set_config, a literal' read read_yardstick '>= 0.75'
-rates 'the same, anon_auth.check_session off' unchecked read_yardstick '>= 0.75'
-rates "sign_in_anonymously, ES256, $clients clients : two inserts" sign_in sign_in_yardstick '>= 0.75'
-rates "refresh_session, $clients clients : a HOT update" refresh refresh_yardstick '>= 0.70'
-times 'clean-up, nothing expired, 1 M guests : 100,000 guests' many few '<= 1.50'
-times 'clean-up, nothing expired, 1 M guests : two milliseconds' many two_milliseconds '<= 1.00'
-printf '\nLooking up session and user costs %s microseconds a transaction (the second and third line).\n' \
-    "$(calculate "1e6 / ${tps[read]} - 1e6 / ${tps[unchecked]}" 0)"
+mkdir -p "$out"
+psql -At -v machine="$(machine)" -v seconds="$SECONDS" -v scale="$scale" -v rounds="$rounds" \
+    -f benches/report.sql >"$dir/report"
+# The report has the table first, then a line of JSON.
+sed '$d' "$dir/report" >"$out/results.md"
+sed -n '$p' "$dir/report" >"$out/results.json"
+cat "$out/results.md"
+say "written to $out/results.md and $out/results.json"

@@ -68,6 +68,17 @@ grant execute on function auth.user_info() to public;
 grant execute on function auth.delete_user() to public;
 grant execute on function auth.jwks() to public;
 grant execute on function auth.merge_anonymous_user(text, text, boolean) to public;
+grant execute on function auth.update_user(jsonb) to public;
+grant execute on function auth.verify_otp(text, text, text, text, text) to public;
+grant execute on function auth.resend(text) to public;
+grant execute on function auth.unlink_identity(uuid) to public;
+grant execute on function auth.sign_in_with_password(text, text, text) to public;
+grant execute on function auth.create_promotion_code() to public;
+grant execute on function auth.redeem_promotion_code(text) to public;
+grant execute on function auth.create_transfer_code() to public;
+grant execute on function auth.redeem_transfer_code(text) to public;
+grant execute on function auth.link_identity(text, text, text) to public;
+grant execute on function auth.sign_in_with_id_token(text, text, text) to public;
 
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');
@@ -77,8 +88,12 @@ select pg_catalog.pg_extension_config_dump('auth.sessions', '');
 select pg_catalog.pg_extension_config_dump('auth.session_revocations', '');
 select pg_catalog.pg_extension_config_dump('auth.settings', '');
 select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
+select pg_catalog.pg_extension_config_dump('auth.identity_providers', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
 select pg_catalog.pg_extension_config_dump('auth.merge_rules', '');
+select pg_catalog.pg_extension_config_dump('auth.guesses', '');
+-- Not auth.workers: its rows are about running processes.
+select pg_catalog.pg_extension_config_dump('auth.hooks', '');
 
 -- As the last thing: it holds what the extension itself made.
 insert into auth.installed_parts (relation, kind, name)

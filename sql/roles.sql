@@ -9,10 +9,17 @@ declare
         'auth.import_provider(jsonb)', 'auth.export_provider()',
         'auth.create_signing_key(text)', 'auth.rotate_signing_key(text)', 'auth.import_signing_key(jsonb)',
         'auth.revoke_signing_key(text)', 'auth.seal_signing_keys()',
+        'auth.set_identity_provider(text, text, text[], jsonb, text, text[], text, boolean, boolean)',
+        'auth.remove_identity_provider(text)', 'auth.refresh_identity_provider_keys(text)',
         'auth.cleanup_expired_users(integer, boolean, uuid)',
+        'auth.set_hook(text, regprocedure)', 'auth.hook_definitions()',
+        'auth.claim_messages(integer, interval, text)', 'auth.acknowledge_message(uuid)',
+        'auth.fail_message(uuid, text, boolean)',
         'auth.schedule_cleanup(text)', 'auth.unschedule_cleanup()',
         'auth.set_merge_rule(regclass, text, name[], regprocedure, name[])'];
-    views constant text[] := array['auth.all_settings', 'auth.customizations', 'auth.owned_tables'];
+    views constant text[] := array[
+        'auth.all_settings', 'auth.customizations', 'auth.all_hooks', 'auth.outbox', 'auth.identity_providers',
+        'auth.owned_tables'];
     item text;
 begin
     if login_role is not null and not exists (select from pg_roles where rolname = login_role) then

@@ -45,10 +45,11 @@ begin
     delete from auth.identities t using deleted d where t.user_id = d.id;
     delete from auth.one_time_tokens t using deleted d where t.user_id = d.id;
     delete from auth.device_keys t using deleted d where t.user_id = d.id;
+    delete from auth.messages t using deleted d where t.user_id = d.id;
     return null;
 end
 $$;
-comment on function auth.delete_dependents() is 'Trigger: deletes sessions, identities, codes and device keys of deleted users';
+comment on function auth.delete_dependents() is 'Trigger: deletes sessions, identities, codes, device keys and messages of deleted users';
 
 create trigger delete_dependents after delete on auth.users
     referencing old table as deleted

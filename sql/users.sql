@@ -83,14 +83,18 @@ create table auth.one_time_tokens (
     token_hash bytea not null,
     relates_to text not null,
     created_at timestamptz not null default now(),
-    expires_at timestamptz not null
+    expires_at timestamptz not null,
+    code_hash bytea,
+    constraint one_time_tokens_user_id_token_type_key unique (user_id, token_type),
+    constraint one_time_tokens_token_hash_key unique (token_hash)
 );
-create index one_time_tokens_user_id_idx on auth.one_time_tokens (user_id);
 create index one_time_tokens_expires_at_idx on auth.one_time_tokens (expires_at);
 
-comment on table auth.one_time_tokens is 'Single-use codes and link tokens, stored hashed';
-comment on column auth.one_time_tokens.token_hash is 'Hash of the code; the code itself is stored nowhere';
-comment on column auth.one_time_tokens.relates_to is 'What the code proves: the address it was sent to';
+comment on table auth.one_time_tokens is 'Single-use codes and link tokens, stored hashed; one of each type per user';
+comment on column auth.one_time_tokens.token_type is 'What it is for: email_change, phone_change, promotion_code, transfer_code';
+comment on column auth.one_time_tokens.token_hash is 'SHA-256 of the type and the token; the token itself is stored nowhere';
+comment on column auth.one_time_tokens.code_hash is 'Of six digits: id of a server key, and a MAC under it of the digits and of whom and what they are for';
+comment on column auth.one_time_tokens.relates_to is 'What the code proves: the address it was sent to; empty where it is not about an address';
 
 create table auth.device_keys (
     kid text primary key,

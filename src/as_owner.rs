@@ -24,6 +24,13 @@ pub fn run<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T> 
     run_with(role, pg_sys::SECURITY_NOFORCE_RLS as i32, body)
 }
 
+/// Runs `body`, which calls a function of the application, as `role`, which owns that function: with the rights the
+/// role has on connecting, settings put back as in [`run`], and in Postgres's security-restricted mode, so that it
+/// cannot put anything off to the commit, where it would run as whoever is current.
+pub fn call<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    run_with(role, pg_sys::SECURITY_RESTRICTED_OPERATION as i32, body)
+}
+
 fn run_with<T>(role: pg_sys::Oid, security_bits: i32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let path = CString::new(search_path(role)?).unwrap_or_default();
     unsafe {
@@ -147,7 +154,7 @@ unsafe fn refuse_to_defer(statement: *mut pg_sys::Node) {
     pgrx::ereport!(
         pgrx::PgLogLevel::ERROR,
         pgrx::PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        format!("cannot execute {name} while anon_auth writes an application's table"),
+        format!("cannot execute {name} while anon_auth runs an application's code"),
         "It would run at the end of the transaction, with the rights of somebody else."
     );
 }

@@ -1,8 +1,9 @@
 //! The audit log.
 
 use crate::error::Result;
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 
 /// Writes an entry, in the caller's transaction.
 ///
@@ -15,6 +16,6 @@ pub fn record(action: &str, user: Option<uuid::Uuid>, payload: serde_json::Value
         c"insert into auth.audit_log_entries (action, user_id, payload) values ($1, $2, $3)",
         &[pg_sys::TEXTOID, pg_sys::UUIDOID, pg_sys::JSONBOID],
     );
-    INSERT.run(&[spi::value(action), user.and_then(spi::uuid), spi::value(JsonB(payload))])?;
+    INSERT.run(&[spi::value(action), user.and_then(spi::uuid), spi::value(Jsonb(payload))])?;
     Ok(())
 }

@@ -3,21 +3,23 @@
 use crate::compat;
 use crate::error::{Result, error, warning};
 use crate::function::Args;
-use crate::{guc, sessions, sql_function};
+use crate::{claims, guc, sql_function};
 use pgrx::pg_sys;
 use std::ffi::CString;
 
 /// Makes the bearer of `token` the user of this transaction; returns its id.
 ///
 /// # Errors
-/// Those of [`sessions::verify_access_token`], and `role_not_allowed`.
+/// Those of [`claims::verify`] and [`claims::freshness`], and `role_not_allowed`.
 pub fn authenticate(token: &str) -> Result<Option<pgrx::Uuid>> {
-    let (verified, _) = sessions::verify_access_token(token)?;
+    let verified = claims::verify(token)?;
+    let since = claims::times_forgotten();
+    let now = claims::freshness(&verified)?;
     if guc::switch_role() {
         // First: a caller must not end up with the user's identity in a role of more rights.
         take_role(verified.role.as_deref().unwrap_or_default())?;
     }
-    guc::set_local("anon_auth.access_token", token)?;
+    claims::take_token(token, &verified, now, since)?;
     if !unsafe { pg_sys::IsTransactionBlock() } {
         warning(
             pgrx::PgSqlErrorCode::ERRCODE_NO_ACTIVE_SQL_TRANSACTION,
@@ -29,7 +31,7 @@ pub fn authenticate(token: &str) -> Result<Option<pgrx::Uuid>> {
 }
 
 fn take_role(role: &str) -> Result<()> {
-    let login = unsafe {
+    let login = || unsafe {
         let name = pg_sys::GetUserNameFromId(pg_sys::GetSessionUserId(), false);
         std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
     };
@@ -40,12 +42,13 @@ fn take_role(role: &str) -> Result<()> {
         return refused(
             &format!("the role \"{role}\" of the access token does not exist"),
             match role {
-                "anon" | "authenticated" => format!("SELECT auth.create_roles('{}');", login.replace('\'', "''")),
+                "anon" | "authenticated" => format!("SELECT auth.create_roles('{}');", login().replace('\'', "''")),
                 _ => "Create it, or change the role of the user in auth.users.".into(),
             },
         );
     }
     if !compat::may_take_role(oid) {
+        let login = login();
         let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
         return refused(
             &format!("role \"{login}\" may not take the role \"{role}\" of the access token"),

@@ -18,6 +18,10 @@ pub struct Relations {
     pub session_revocations_pkey: pg_sys::Oid,
     pub settings: pg_sys::Oid,
     pub signing_keys: pg_sys::Oid,
+    pub guesses: pg_sys::Oid,
+    pub guesses_pkey: pg_sys::Oid,
+    pub workers: pg_sys::Oid,
+    pub hooks: pg_sys::Oid,
 }
 
 thread_local! {
@@ -46,6 +50,10 @@ pub fn relations() -> Option<Relations> {
         session_revocations_pkey: oid(c"session_revocations_pkey")?,
         settings: oid(c"settings")?,
         signing_keys: oid(c"signing_keys")?,
+        guesses: oid(c"guesses")?,
+        guesses_pkey: oid(c"guesses_pkey")?,
+        workers: oid(c"workers")?,
+        hooks: oid(c"hooks")?,
     };
     // Unless an invalidation arrived meanwhile.
     RELATIONS.set((FORGOTTEN.get() == forgotten).then_some(relations));
@@ -63,6 +71,7 @@ pub fn invalidated(relation: pg_sys::Oid) {
     };
     let is_settings = is(|known| known.settings);
     let is_keys = is(|known| known.signing_keys);
+    let is_hooks = is(|known| known.hooks);
     let is_session = is(|known| known.users) || is(|known| known.sessions) || is(|known| known.session_revocations);
     if is_settings {
         crate::settings::mark_stale();
@@ -70,10 +79,13 @@ pub fn invalidated(relation: pg_sys::Oid) {
     if is_keys {
         crate::keys::mark_stale();
     }
+    if is_hooks {
+        crate::hooks::mark_stale();
+    }
     if is_session {
         crate::claims::forget();
     }
-    if is_settings || is_keys || is_session {
+    if is_settings || is_keys || is_hooks || is_session {
         // A dropped and re-created extension has other OIDs.
         RELATIONS.set(None);
         FORGOTTEN.set(FORGOTTEN.get() + 1);
@@ -168,7 +180,7 @@ impl Tuple {
     pub fn get<T: FromDatum>(&self, column: &CStr) -> Option<T> {
         unsafe {
             let description = (*self.relation).rd_att;
-            let number = pg_sys::get_attnum((*self.relation).rd_id, column.as_ptr());
+            let number = pg_sys::SPI_fnumber(description, column.as_ptr());
             assert!(number > 0, "table has no column {column:?}");
             let mut null = false;
             let datum = pg_sys::heap_getattr(self.tuple, number as _, description, &mut null);

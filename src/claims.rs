@@ -7,10 +7,12 @@
 
 use crate::catalog::LatestSnapshot;
 use crate::error::{Error, Result, error};
+use crate::jsonb::Jsonb;
 use crate::users::Status;
 use crate::{clock, guc, keys, sessions, settings, users};
+use anon_auth_core::json::any_holds_nul;
 use anon_auth_core::jwt;
-use pgrx::{IntoDatum, JsonB, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
@@ -152,6 +154,7 @@ pub fn forget_verified() {
 pub fn at_transaction_end() {
     settings::at_transaction_end();
     keys::at_transaction_end();
+    crate::hooks::at_transaction_end();
     forget();
     if unsafe { !pg_sys::ActivePortal.is_null() } {
         return;
@@ -173,29 +176,61 @@ fn find_current() {
 
     let (verified, depends_on_request) = find_verified();
     let request = depends_on_request.then(|| request_text().to_owned());
-    let mut built = None;
-    let mut valid = (i64::MIN, i64::MAX);
-    if let Some(verified) = verified {
-        valid = (verified.not_before, verified.expires);
-        if now >= verified.not_before && now < verified.expires {
-            match freshness(&verified) {
-                Ok(overlay) => built = Some(build(&verified, overlay)),
-                Err(error) => error.discard(),
-            }
-        } else {
-            valid = (i64::MIN, i64::MAX);
+    // Nobody, until something changes.
+    let mut found = (None, i64::MIN, i64::MAX);
+    if let Some(verified) = verified
+        && now >= verified.not_before
+        && now < verified.expires
+    {
+        match freshness(&verified) {
+            Ok(fresh) => found = (Some(build(&verified, fresh.overlay)), verified.not_before, fresh.expires),
+            Err(error) => error.discard(),
         }
     }
-    unsafe {
-        let current = &mut *CURRENT.0.get();
-        let replaced = std::mem::replace(&mut current.built, built);
-        current.command = command;
-        (current.not_before, current.expires) = valid;
-        current.request = request;
-        // Unless an invalidation arrived meanwhile.
-        current.is_known = current.forgotten == forgotten;
-        drop(replaced);
+    remember(found, command, request, forgotten);
+}
+
+/// Makes it the answer of this transaction who is calling: the claims, and from when until when they are good.
+///
+/// # Arguments
+/// * `forgotten` – [`times_forgotten`] before it was found out: if an invalidation arrived meanwhile, it is looked up
+///   again
+fn remember(
+    found: (Option<Rc<Built>>, i64, i64),
+    command: pg_sys::CommandId,
+    request: Option<CString>,
+    forgotten: u64,
+) {
+    let current = unsafe { &mut *CURRENT.0.get() };
+    let replaced = std::mem::replace(&mut current.built, found.0);
+    (current.not_before, current.expires) = (found.1, found.2);
+    current.command = command;
+    current.request = request;
+    current.is_known = current.forgotten == forgotten;
+    drop(replaced);
+}
+
+/// How often it was forgotten who the caller is; see [`take_token`].
+pub fn times_forgotten() -> u64 {
+    unsafe { (*CURRENT.0.get()).forgotten }
+}
+
+/// Makes `token` the one of this transaction. What was just found out about it is not looked up again by the first
+/// reader, if nothing has changed meanwhile.
+///
+/// # Arguments
+/// * `verified`, `fresh` – what [`verify`] and [`freshness`] made of the token
+/// * `since` – [`times_forgotten`] before [`freshness`]
+pub fn take_token(token: &str, verified: &Verified, fresh: Fresh, since: u64) -> Result<()> {
+    let is_unchanged = times_forgotten() == since;
+    guc::set_local("anon_auth.access_token", token)?;
+    if is_unchanged {
+        let forgotten = times_forgotten();
+        let built = build(verified, fresh.overlay);
+        let command = unsafe { GetCurrentCommandId(false) };
+        remember((Some(built), verified.not_before, fresh.expires), command, None, forgotten);
     }
+    Ok(())
 }
 
 /// The token of this transaction or, where they are trusted, the claims of the request.
@@ -271,20 +306,6 @@ fn request_claims() -> Option<Rc<Verified>> {
     verified
 }
 
-/// Whether it holds the one character that `jsonb` refuses, in a text or in the name of a member.
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(members) => any_holds_nul(members),
-        _ => false,
-    }
-}
-
-fn any_holds_nul(members: &Map<String, Value>) -> bool {
-    members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
-}
-
 impl Verified {
     /// Fingerprint of the rotation that the token was issued with.
     pub fn rotation(&self) -> &str {
@@ -308,22 +329,30 @@ impl Verified {
     }
 }
 
-/// Looks up session and user of a token. `None` where they are not to be looked up: the setting is off, or
-/// trusted claims of a request name no session.
+/// What session and user add to a token.
+pub struct Fresh {
+    /// `None` where they are not to be looked up: the setting is off, or trusted claims of a request name no session.
+    pub overlay: Option<Status>,
+    /// When the token or its session expires, in microseconds since Postgres's epoch.
+    expires: i64,
+}
+
+/// Looks up session and user of a token.
 ///
 /// # Errors
 /// `session_not_found`, `session_expired`, `user_not_found`, `user_banned`.
-pub fn freshness(verified: &Verified) -> Result<Option<Status>> {
+pub fn freshness(verified: &Verified) -> Result<Fresh> {
     let is_about_no_session = !verified.is_ours && !verified.claims.contains_key("session_id");
     if !guc::check_session() || is_about_no_session {
-        return Ok(None);
+        return Ok(Fresh { overlay: None, expires: verified.expires });
     }
     let (Some(user), Some(session)) = (verified.user, verified.session) else {
         return Err(error(401, "session_not_found", "the access token names no user or no session"));
     };
     let snapshot = LatestSnapshot::take();
-    sessions::check_live(&snapshot, session, user, &verified.rotation)?;
-    users::status(&snapshot, user).map(Some)
+    let ends = sessions::check_live(&snapshot, session, user, &verified.rotation)?;
+    let overlay = Some(users::status(&snapshot, user)?);
+    Ok(Fresh { overlay, expires: verified.expires.min(ends) })
 }
 
 /// The signed-in user and its session.
@@ -375,6 +404,9 @@ fn build(verified: &Verified, overlay: Option<Status>) -> Rc<Built> {
     let text =
         |name: &str| claims.get(name).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
     let id = |id: Option<Uuid>| id.and_then(crate::spi::uuid);
+    let (role, email) = (text("role"), text("email"));
+    let is_anonymous = claims.get("is_anonymous").and_then(Value::as_bool);
+    let jwt = Jsonb(Value::Object(claims)).into_datum().unwrap_or(pg_sys::Datum::from(0));
     let built = unsafe {
         let context = pg_sys::AllocSetContextCreateInternal(
             pg_sys::TopMemoryContext,
@@ -390,10 +422,11 @@ fn build(verified: &Verified, overlay: Option<Status>) -> Rc<Built> {
             copied_in: current.copy.then_some(current.transaction),
             user: id(verified.user),
             session: id(verified.session),
-            role: text("role").into_datum(),
-            email: text("email").into_datum(),
-            is_anonymous: claims.get("is_anonymous").and_then(Value::as_bool),
-            jwt: JsonB(Value::Object(claims)).into_datum().unwrap_or(pg_sys::Datum::from(0)),
+            role: role.into_datum(),
+            email: email.into_datum(),
+            is_anonymous,
+            // Without what putting it together left behind.
+            jwt: pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(jwt.cast_mut_ptr())),
             overlay,
         });
         pg_sys::MemoryContextSwitchTo(outer);

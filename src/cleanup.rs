@@ -1,14 +1,16 @@
-//! Clean-up: expired guests, sessions and one-time tokens go, one batch at a time.
+//! Clean-up: expired guests, sessions, one-time tokens and messages go, one batch at a time.
 
 use crate::as_owner;
 use crate::clock;
+use crate::delivery;
 use crate::error::{Error, Result, error, invalid};
 use crate::expired_guests;
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::sql_function;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::json;
 use std::collections::BTreeMap;
 use uuid::Uuid;
@@ -25,6 +27,7 @@ pub struct Outcome {
     sessions: u64,
     one_time_tokens: u64,
     audit_log_entries: u64,
+    messages: u64,
     /// Guests that it had to leave for the first time.
     pub newly_left: u64,
     /// Where to go on with the guests that had to be left before.
@@ -62,6 +65,7 @@ impl Outcome {
             "sessions": self.sessions,
             "one_time_tokens": self.one_time_tokens,
             "audit_log_entries": self.audit_log_entries,
+            "messages": self.messages,
             "recheck_after": self.recheck_after.map(|id| id.to_string()),
             "more": self.more,
         })
@@ -134,7 +138,7 @@ impl Limits {
     }
 }
 
-fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
+fn cleanup_expired_users(args: &Args) -> Result<Jsonb> {
     let batch: i64 = match args.get::<i32>(0) {
         None => i64::MAX,
         Some(size) if size > 0 => size.into(),
@@ -150,7 +154,7 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
         if outcome.is_news() {
             crate::audit::record("cleanup", None, outcome.to_json())?;
         }
-        return Ok(JsonB(outcome.to_json()));
+        return Ok(Jsonb(outcome.to_json()));
     }
     // The real thing, rolled back: no estimate could know what triggers and constraints will do.
     let mut outcome = None;
@@ -161,7 +165,7 @@ fn cleanup_expired_users(args: &Args) -> Result<JsonB> {
     match (outcome, rolled_back) {
         (Some(outcome), Err(error)) => {
             error.discard();
-            Ok(JsonB(outcome.to_json()))
+            Ok(Jsonb(outcome.to_json()))
         }
         (_, Err(error)) => Err(error),
         (_, Ok(())) => Err(error(500, "internal_error", "the dry run was not rolled back")),
@@ -178,7 +182,9 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     outcome.sessions = delete_sessions(&limits, batch)?;
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;
-    outcome.more |= [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries].contains(&(batch as u64));
+    outcome.messages = delivery::clean_up(limits.now, limits.now - settings.message_retention, batch)?;
+    outcome.more |= [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages]
+        .contains(&(batch as u64));
     Ok(outcome)
 }
 

@@ -39,16 +39,3 @@ pub fn new_id(time: i64) -> uuid::Uuid {
     let time = uuid::Timestamp::from_unix(uuid::NoContext, unix_seconds(time).max(0) as u64, nanoseconds);
     uuid::Uuid::new_v7(time)
 }
-
-/// Lets others go on for a while.
-///
-/// # Arguments
-/// * `milliseconds` – how long
-pub fn pause(milliseconds: i64) {
-    unsafe {
-        let wake = (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
-        pg_sys::WaitLatch(pg_sys::MyLatch, wake, milliseconds as _, pg_sys::PG_WAIT_EXTENSION);
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
-    pgrx::check_for_interrupts!();
-}

@@ -44,6 +44,13 @@ pub fn error(status: u16, code: &str, message: impl AsRef<str>) -> Error {
     }))
 }
 
+/// An error of an application's own, with its SQLSTATE.
+pub fn raised(sqlstate: &str, message: String) -> Error {
+    let mut state = *b"XX000";
+    state.iter_mut().zip(sqlstate.bytes()).for_each(|(to, from)| *to = from);
+    Error::Ours(Box::new(Report { sqlstate: state, message, hint: None, about: None }))
+}
+
 /// What Postgres says when a transaction's snapshot is too old for what it wants to change.
 pub fn serialization_failure() -> Error {
     Error::Ours(Box::new(Report {
@@ -172,9 +179,9 @@ impl Error {
 }
 
 /// A warning with one of Postgres's own SQLSTATEs.
-pub fn warning(sqlstate: pgrx::PgSqlErrorCode, message: &'static str, hint: &'static str) {
-    pgrx::pg_sys::panic::ErrorReport::new(sqlstate, message, "anon_auth")
-        .set_hint(hint)
+pub fn warning(sqlstate: pgrx::PgSqlErrorCode, message: &str, hint: &str) {
+    pgrx::pg_sys::panic::ErrorReport::new(sqlstate, message.to_owned(), "anon_auth")
+        .set_hint(hint.to_owned())
         .report(pgrx::PgLogLevel::WARNING);
 }
 

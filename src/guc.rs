@@ -8,6 +8,9 @@ static ACCESS_TOKEN: GucSetting<Option<CString>> = GucSetting::<Option<CString>>
 static TRUST_REQUEST_CLAIMS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static SWITCH_ROLE: GucSetting<bool> = GucSetting::<bool>::new(true);
 static CHECK_SESSION: GucSetting<bool> = GucSetting::<bool>::new(true);
+static FORWARDED_HEADER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
+static TRUSTED_PROXIES: GucSetting<i32> = GucSetting::<i32>::new(1);
+static EVALUATE_ONCE: GucSetting<bool> = GucSetting::<bool>::new(false);
 static KEY_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 
 /// The access token of this transaction, if one is set.
@@ -39,11 +42,26 @@ pub fn check_session() -> bool {
     CHECK_SESSION.get()
 }
 
+/// Whether expressions over the readers are evaluated once per execution.
+pub fn evaluate_once() -> bool {
+    EVALUATE_ONCE.get()
+}
+
 /// Path of the file with the key that seals private keys.
 pub fn key_file() -> Option<std::path::PathBuf> {
     use std::os::unix::ffi::OsStringExt;
     let path = KEY_FILE.get()?.into_bytes();
     (!path.is_empty()).then(|| std::ffi::OsString::from_vec(path).into())
+}
+
+/// Name of the header of `request.headers` that tells where a request comes from; `None` for the connection.
+pub fn forwarded_header() -> Option<String> {
+    FORWARDED_HEADER.get()?.into_string().ok().filter(|name| !name.is_empty())
+}
+
+/// How many proxies in front of the database append to that header.
+pub fn trusted_proxies() -> usize {
+    usize::try_from(TRUSTED_PROXIES.get()).unwrap_or(1)
 }
 
 /// Sets any of Postgres's settings.
@@ -137,6 +155,32 @@ pub fn define() {
         c"Off: the login role is kept, whose rights policies may not restrict.",
         &SWITCH_ROLE,
         GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_string_guc(
+        c"anon_auth.forwarded_header",
+        c"Header of request.headers that tells the client's address, such as X-Forwarded-For.",
+        c"Only for login roles that nobody can run their own SQL as, behind a proxy that sets it. Empty: the connection's address counts.",
+        &FORWARDED_HEADER,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_int_guc(
+        c"anon_auth.trusted_proxies",
+        c"How many proxies of yours append to the header in anon_auth.forwarded_header.",
+        c"The address that many from the right counts; what is left of it, a client may have made up.",
+        &TRUSTED_PROXIES,
+        1,
+        16,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    GucRegistry::define_bool_guc(
+        c"anon_auth.evaluate_once",
+        c"Evaluate an expression over auth.jwt() and the other readers once per execution, not on every row.",
+        c"As if it were written as a sub-select. It counts for statements that are planned after it is set.",
+        &EVALUATE_ONCE,
+        GucContext::Userset,
         GucFlags::empty(),
     );
     // A misspelt setting is an error, not a new setting.

@@ -26,6 +26,17 @@ pub fn text(datum: pg_sys::Datum) -> String {
     }
 }
 
+/// A `jsonb` object that need not hold anything: most metadata is empty, and then there is no text to be made.
+pub fn object(datum: pg_sys::Datum) -> Result<Value> {
+    unsafe {
+        let jsonb = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()) as *mut pg_sys::Jsonb;
+        if (*jsonb).root.header == pg_sys::JB_FOBJECT {
+            return Ok(Value::Object(serde_json::Map::new()));
+        }
+    }
+    parse(&text(datum))
+}
+
 /// Parses the text of a `jsonb` value. Not pgrx's `JsonB`, which panics on values that Postgres takes and
 /// serde_json does not.
 pub fn parse(text: &str) -> Result<Value> {

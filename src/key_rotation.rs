@@ -4,12 +4,13 @@ use crate::audit;
 use crate::catalog::{self, LatestSnapshot};
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::keys::{self, Purpose};
 use crate::spi::{self, Statement};
 use crate::sql_function;
 use anon_auth_core::algorithm::Algorithm;
 use anon_auth_core::keys::SigningKey;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::json;
 
 fn algorithm(args: &Args, n: usize) -> Result<Option<Algorithm>> {
@@ -128,20 +129,20 @@ sql_function!(anon_auth_seal_signing_keys, |_| {
     keys::seal_stored()
 });
 
-fn jwks(_: &Args) -> Result<JsonB> {
+fn jwks(_: &Args) -> Result<Jsonb> {
     let mut published = Vec::new();
     if let Some(relations) = catalog::relations() {
         LatestSnapshot::take().all(relations.signing_keys, |row| {
             let is_published = row.get::<String>(c"purpose").as_deref() == Some(Purpose::AccessToken.name())
                 && row.get::<String>(c"status").is_some_and(|status| status != "revoked");
-            if is_published && let Some(JsonB(jwk)) = row.get(c"public_key") {
-                published.push((row.get::<String>(c"kid"), jwk));
+            if is_published && let Some(jwk) = row.get::<pg_sys::Datum>(c"public_key") {
+                published.push((row.get::<String>(c"kid"), crate::json::text(jwk)));
             }
         });
     }
     published.sort_by(|a, b| a.0.cmp(&b.0));
-    let keys: Vec<_> = published.into_iter().map(|(_, jwk)| jwk).collect();
-    Ok(JsonB(json!({"keys": keys})))
+    let keys = published.iter().map(|(_, jwk)| crate::json::parse(jwk)).collect::<Result<Vec<_>>>()?;
+    Ok(Jsonb(json!({"keys": keys})))
 }
 sql_function!(anon_auth_jwks, jwks);
 

@@ -4,13 +4,14 @@ use crate::cache::Cache;
 use crate::catalog::{self, LatestSnapshot, Tuple};
 use crate::error::{Error, Result, error};
 use crate::guc;
+use crate::jsonb::Jsonb;
 use crate::own_transaction::{self, Request};
 use crate::spi::{self, Statement};
 use anon_auth_core::algorithm::Algorithm;
 use anon_auth_core::keys::{SigningKey, VerifyingKey};
 use anon_auth_core::refresh::RefreshKey;
 use anon_auth_core::seal;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -154,9 +155,15 @@ fn with_current_keys(is_there: impl Fn(&Keys) -> bool) -> Result<Rc<Keys>> {
         // else to wait, and no worker that could see the table.
         create_missing()?;
     } else {
-        own_transaction::run(Request::CreateKeys, || is_there(&all()))?;
+        own_transaction::run(Request::create_keys())?;
     }
     Ok(all())
+}
+
+/// Whether there are current keys.
+pub fn are_there() -> bool {
+    let keys = all();
+    keys.current.is_some() && keys.current_refresh.is_some()
 }
 
 /// Makes the keys that are missing; nothing where they are there, or are made at this moment.
@@ -202,7 +209,7 @@ pub fn insert(kid: &str, purpose: Purpose, status: &str, key: &SigningKey) -> Re
         spi::value(status),
         spi::value(private_key.as_slice()),
         spi::value(sealing_key.is_some()),
-        key.public_jwk(kid).and_then(|jwk| spi::value(JsonB(jwk))),
+        key.public_jwk(kid).and_then(|jwk| spi::value(Jsonb(jwk))),
     ])?;
     Ok(inserted == 1)
 }
@@ -315,8 +322,8 @@ fn associated_data(kid: &str, purpose: Purpose, algorithm: Algorithm) -> Vec<u8>
     format!("anon_auth signing key\0{}\0{algorithm}\0{kid}", purpose.name()).into_bytes()
 }
 
-/// The key that private keys are sealed with; `None` where `anon_auth.key_file` is not set.
-fn sealing_key() -> Result<Option<[u8; 32]>> {
+/// The key that private keys and codes are sealed with; `None` where `anon_auth.key_file` is not set.
+pub fn sealing_key() -> Result<Option<[u8; 32]>> {
     let Some(path) = guc::key_file() else { return Ok(None) };
     let bytes = std::fs::read(&path)
         .map_err(|e| unavailable(format!("the file in anon_auth.key_file cannot be read: {}", e.kind())))?;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
-use crate::{as_owner, catalog, claims, clock, deletion, guc, sessions, sql_function, users};
+use crate::{as_owner, catalog, claims, clock, deletion, guc, sessions, sql_function, users, worker};
 use pgrx::{JsonB, pg_sys};
 use references::{Keys, Selection};
 use report::Side;
@@ -19,6 +19,7 @@ use rules::{Followed, Function, Rule, Rules};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ffi::CString;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// How long to try again when others hold rows, in microseconds.
@@ -26,9 +27,9 @@ const PATIENCE: i64 = 10_000_000;
 /// How long to wait for one lock, in milliseconds. Less than it takes others to find that they wait for us and we
 /// for them: then we let go, not they.
 const LOCK_TIMEOUT: i32 = 200;
-/// How long others get to go on, in milliseconds; the next time twice as long, since somebody may hold a row for long,
+/// How long others get to go on; the next time twice as long, since somebody may hold a row for long,
 /// and everybody else is to get on with a table that is locked for it.
-const PAUSE: i64 = 50;
+const PAUSE: Duration = Duration::from_millis(50);
 /// How often to try again when another's row came in between.
 const RACES: u32 = 3;
 
@@ -111,7 +112,7 @@ fn attempt(mut body: impl FnMut(&BTreeSet<String>) -> Result<Value>) -> Result<V
         }
         contended.extend(failed.table().map(str::to_owned));
         failed.discard();
-        clock::pause(pause);
+        worker::pause(pause);
         pause *= 2;
     }
 }

@@ -1,149 +1,131 @@
 //! Writes that a rollback of the caller must not undo.
 //!
 //! The caller owns the transaction, so whatever a function writes goes when it raises an error or when the
-//! caller rolls back. A few things must outlive that: ending a session whose old refresh token came back, and
-//! the first signing key. A background worker writes them in a transaction of its own. It is started for one
-//! request and needs no preloading, only a free slot in `max_worker_processes`; where none gets free soon, the
-//! caller is refused.
+//! caller rolls back. A few things must outlive that: counting a guess before it is judged, ending a session whose
+//! old refresh token came back, and the first signing key. A background worker (`worker.rs`), one for a database,
+//! writes them in transactions of its own and answers with its verdict. The caller does not look for itself: under
+//! REPEATABLE READ it would see what was there before.
 //!
 //! The worker writes rows that no caller locks (its own, or new ones), and under a `lock_timeout` all the same: a
 //! wait for its own caller would be a deadlock that Postgres does not see.
 
-use crate::error::{Result, error};
-use crate::{catalog, clock, guc, keys, sessions};
-use pgrx::pg_sys;
-use std::ffi::{CStr, c_char};
+use crate::clock;
+use crate::error::{Error, Result, error};
+use crate::guesses::Guess;
+use crate::mailbox::Letter;
+use crate::{keys, sessions, worker};
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
-/// What the worker can be asked to do.
-#[derive(Debug, PartialEq)]
+/// What the worker can be asked to do. It is copied through shared memory, so it owns nothing.
+#[derive(Clone, Copy, Debug)]
 pub enum Request {
     /// Make the keys that are missing.
-    CreateKeys,
+    CreateKeys {
+        /// When that was asked for.
+        asked_at: i64,
+    },
     /// End a session for good.
     RevokeSession { session: Uuid, user: Uuid },
+    /// Count a guess.
+    CountGuess(Guess),
+    /// Take back the count of a guess that was right.
+    UncountGuess(Guess),
+}
+
+/// What the worker answers, once it is committed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Verdict {
+    /// It is done.
+    Done,
+    /// It must not be, before a point in time (in microseconds since Postgres's epoch).
+    Refused { until: i64 },
 }
 
 impl Request {
-    /// As text, for the 128 bytes that Postgres hands to a worker.
-    fn encode(&self) -> String {
+    /// Carries it out, in the worker.
+    ///
+    /// # Arguments
+    /// * `started_at` – when the worker started
+    ///
+    /// `None` where a worker that was started later has to do it.
+    pub fn carry_out(&self, started_at: i64) -> Result<Option<Verdict>> {
         match self {
-            Request::CreateKeys => "create_keys".into(),
-            Request::RevokeSession { session, user } => format!("revoke_session {session} {user}"),
+            // Whether keys are sealed, and with what, may be a setting of the database, which a session gets when
+            // it starts.
+            Request::CreateKeys { asked_at } if *asked_at > started_at => {
+                return Ok(keys::are_there().then_some(Verdict::Done));
+            }
+            Request::CreateKeys { .. } => keys::create_missing()?,
+            Request::RevokeSession { session, user } => sessions::revoke(*session, *user)?,
+            Request::CountGuess(guess) => return guess.count().map(Some),
+            Request::UncountGuess(guess) => guess.uncount()?,
         }
+        Ok(Some(Verdict::Done))
     }
 
-    fn decode(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
-        match words.next()? {
-            "create_keys" => Some(Request::CreateKeys),
-            "revoke_session" => Some(Request::RevokeSession {
-                session: words.next()?.parse().ok()?,
-                user: words.next()?.parse().ok()?,
-            }),
-            _ => None,
-        }
-    }
-
-    fn carry_out(self) -> Result<()> {
-        match self {
-            Request::CreateKeys => keys::create_missing(),
-            Request::RevokeSession { session, user } => sessions::revoke(session, user),
-        }
+    /// The request to make the keys that are missing.
+    pub fn create_keys() -> Self {
+        Request::CreateKeys { asked_at: clock::now() }
     }
 }
 
-/// How long to wait for a free slot, in milliseconds, and how often to look.
-const PATIENCE: i64 = 2000;
-const PAUSE: i64 = 20;
+/// How long a caller waits at the longest, and how often it looks again.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(10);
 
-/// Has the worker carry out `request`, and returns when it is done.
-///
-/// # Arguments
-/// * `is_done` – whether what was asked is there, by what is committed now. It is the worker's verdict: a look
-///   with the latest snapshot sees it under every isolation level. Another session's worker may have been
-///   faster.
+/// Has the worker carry out `request`, and returns its verdict when that is committed.
 ///
 /// # Errors
-/// `worker_unavailable` where no worker could be started, or it failed (the server's log tells why).
-pub fn run(request: Request, is_done: impl Fn() -> bool) -> Result<()> {
-    let unavailable = || {
-        error(503, "worker_unavailable", "no background worker could store what has to outlast this transaction")
-            .hint("Try again. If it happens often, raise max_worker_processes, or see the server's log.")
-    };
-    for _ in 0..PATIENCE / PAUSE {
-        match start(&request) {
-            Some(handle) => {
-                let status = unsafe { pg_sys::WaitForBackgroundWorkerShutdown(handle) };
-                unsafe { pg_sys::pfree(handle.cast()) };
-                return match status == pg_sys::BgwHandleStatus::BGWH_STOPPED && is_done() {
-                    true => Ok(()),
-                    false => Err(unavailable()),
-                };
-            }
-            None => clock::pause(PAUSE),
-        }
-        if is_done() {
-            return Ok(());
+/// `worker_unavailable` where no worker could be started, or it failed (the server's log tells why). It may have
+/// been done all the same.
+pub fn run(request: Request) -> Result<Verdict> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        match worker::mailbox() {
+            Some(mailbox) => match mailbox.post(request) {
+                Some(letter) => match wait_for_answer(&letter, deadline) {
+                    Answer::Verdict(verdict) => return Ok(verdict),
+                    Answer::Failure => break,
+                    // The worker is gone; another one may have to do it again.
+                    Answer::Lost => continue,
+                },
+                None => worker::pause(PAUSE),
+            },
+            None => worker::start(deadline),
         }
     }
     Err(unavailable())
 }
 
-/// Starts the worker; `None` where no slot is free.
-fn start(request: &Request) -> Option<*mut pg_sys::BackgroundWorkerHandle> {
-    unsafe {
-        let mut worker = pg_sys::BackgroundWorker::default();
-        copy(&mut worker.bgw_name, "anon_auth worker");
-        copy(&mut worker.bgw_type, "anon_auth worker");
-        copy(&mut worker.bgw_library_name, "anon_auth");
-        copy(&mut worker.bgw_function_name, "anon_auth_worker_main");
-        copy(&mut worker.bgw_extra, &request.encode());
-        worker.bgw_flags = (pg_sys::BGWORKER_SHMEM_ACCESS | pg_sys::BGWORKER_BACKEND_DATABASE_CONNECTION) as i32;
-        worker.bgw_start_time = pg_sys::BgWorkerStartTime::BgWorkerStart_RecoveryFinished;
-        worker.bgw_restart_time = pg_sys::BGW_NEVER_RESTART;
-        worker.bgw_main_arg = pg_sys::Datum::from(pg_sys::MyDatabaseId);
-        worker.bgw_notify_pid = pg_sys::MyProcPid;
-        let mut handle = std::ptr::null_mut();
-        pg_sys::RegisterDynamicBackgroundWorker(&mut worker, &mut handle).then_some(handle)
+enum Answer {
+    Verdict(Verdict),
+    Failure,
+    Lost,
+}
+
+fn wait_for_answer(letter: &Letter, deadline: Instant) -> Answer {
+    while Instant::now() < deadline {
+        // First: what was answered before the worker went is an answer.
+        let is_lost = letter.mailbox().is_closed();
+        match letter.answer() {
+            Some(Some(verdict)) => return Answer::Verdict(verdict),
+            Some(None) => return Answer::Failure,
+            None if is_lost => return Answer::Lost,
+            None => worker::pause(Duration::from_millis(100)),
+        }
+    }
+    Answer::Failure
+}
+
+/// Leaves `request` with the worker, if one is there and not too busy, and does not wait.
+pub fn tell(request: Request) {
+    if let Some(mailbox) = worker::mailbox() {
+        mailbox.drop_in(request);
     }
 }
 
-fn copy(field: &mut [c_char], text: &str) {
-    for (to, from) in field.iter_mut().zip(text.bytes()) {
-        *to = from as c_char;
-    }
-}
-
-/// Where the worker's process starts.
-#[pgrx::pg_guard]
-#[unsafe(no_mangle)]
-pub extern "C-unwind" fn anon_auth_worker_main(database: pg_sys::Datum) {
-    unsafe {
-        crate::compat::end_on_sigterm();
-        pg_sys::BackgroundWorkerUnblockSignals();
-        // As the bootstrap superuser: before Postgres 17 a worker cannot connect as a role without LOGIN.
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(
-            pg_sys::Oid::from(database.value() as u32),
-            pg_sys::InvalidOid,
-            0,
-        );
-        pg_sys::StartTransactionCommand();
-        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        for (name, value) in [(c"search_path", c"pg_catalog, pg_temp"), (c"lock_timeout", c"2s")] {
-            guc::set(name, value, pg_sys::GucContext::PGC_SUSET, pg_sys::GucAction::GUC_ACTION_SET);
-        }
-
-        let request = CStr::from_ptr((*pg_sys::MyBgworkerEntry).bgw_extra.as_ptr()).to_str().ok();
-        if let (Some(request), Some(relations)) = (request.and_then(Request::decode), catalog::relations()) {
-            // From here on with the rights of the tables' owner only.
-            let owner = catalog::owner(relations.users).unwrap_or(pg_sys::InvalidOid);
-            pg_sys::SetUserIdAndSecContext(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
-            if let Err(error) = request.carry_out() {
-                pgrx::error!("{}", error.message());
-            }
-        }
-        pg_sys::PopActiveSnapshot();
-        pg_sys::CommitTransactionCommand();
-    }
+fn unavailable() -> Error {
+    error(503, "worker_unavailable", "no background worker could store what has to outlast this transaction")
+        .hint("Try again. If it happens often, raise max_worker_processes, or see the server's log.")
 }

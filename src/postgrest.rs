@@ -20,8 +20,19 @@ fn request_setting(name: &CStr) -> Option<String> {
     }
 }
 
+fn request_headers() -> Option<Value> {
+    request_setting(c"request.headers").and_then(|text| serde_json::from_str(&text).ok())
+}
+
+/// The value of a header of the request; its name is case-insensitive. PostgREST gives one value for each name.
+pub fn header(name: &str) -> Option<String> {
+    let headers = request_headers()?;
+    let (_, value) = headers.as_object()?.iter().find(|(other, _)| other.eq_ignore_ascii_case(name))?;
+    value.as_str().map(str::to_owned)
+}
+
 fn pre_request(_: &Args) -> Result<()> {
-    let headers = request_setting(c"request.headers").and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    let headers = request_headers();
     let Some(authorization) = headers.as_ref().and_then(|headers| headers.get("authorization")) else {
         return Ok(());
     };

@@ -7,6 +7,10 @@ use crate::claims::{self, Built};
 use crate::function_info;
 use pgrx::pg_sys::{Datum, FunctionCallInfo};
 
+/// The code of every reader.
+pub const ALL: [unsafe extern "C-unwind" fn(FunctionCallInfo) -> Datum; 6] =
+    [anon_auth_jwt, anon_auth_uid, anon_auth_session_id, anon_auth_role, anon_auth_email, anon_auth_is_anonymous];
+
 /// A copy of a value in the caller's memory.
 ///
 /// # Arguments

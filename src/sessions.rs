@@ -5,6 +5,8 @@ use crate::claims;
 use crate::clock;
 use crate::error::{Error, Result, error, invalid, serialization_failure};
 use crate::function::{Args, writes};
+use crate::hook_events;
+use crate::jsonb::Jsonb;
 use crate::own_transaction::{self, Request};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
@@ -12,8 +14,8 @@ use crate::users::{self, User};
 use crate::{keys, postgrest, sql_function};
 use anon_auth_core::random;
 use anon_auth_core::refresh::{self, RefreshToken, fingerprint};
-use pgrx::{JsonB, pg_sys};
-use serde_json::{Map, Value, json};
+use pgrx::pg_sys;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// A row of `auth.sessions`. Times are in microseconds since Postgres's epoch.
@@ -31,6 +33,21 @@ pub struct Session {
 }
 
 impl Session {
+    fn new(user: Uuid, method: &str, now: i64) -> Self {
+        Self {
+            id: clock::new_id(now),
+            user,
+            created_at: now,
+            refreshed_at: now,
+            method: method.into(),
+            aal: "aal1".into(),
+            counter: 0,
+            nonce: random::nonce().to_vec(),
+            replaced: Vec::new(),
+            is_revoked: false,
+        }
+    }
+
     /// Whether a token was replaced so recently that its bearer may have missed the answer.
     fn was_replaced_recently(&self, token: &RefreshToken, settings: &Settings) -> bool {
         let oldest = clock::now() - settings.refresh_token_reuse_interval;
@@ -57,22 +74,30 @@ impl Session {
     }
 }
 
+/// Until when a session lives that is not refreshed.
+///
 /// # Errors
 /// `session_expired`.
-fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<()> {
+fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<i64> {
     let settings = settings::current()?;
     let now = clock::now();
-    let limit = if now >= refreshed_at.saturating_add(settings.session_idle_timeout) {
+    let idle = refreshed_at.saturating_add(settings.session_idle_timeout);
+    let total = match settings.session_lifetime {
+        0 => i64::MAX,
+        lifetime => created_at.saturating_add(lifetime),
+    };
+    let limit = if now >= idle {
         "was not refreshed in time"
-    } else if settings.session_lifetime > 0 && now >= created_at.saturating_add(settings.session_lifetime) {
+    } else if now >= total {
         "has reached its total lifetime"
     } else {
-        return Ok(());
+        return Ok(idle.min(total));
     };
     Err(error(401, "session_expired", format!("the session {limit}")).hint("Sign in again."))
 }
 
-/// Checks that an access token's session is live. The part of [`find`] that every transaction asks for.
+/// Checks that an access token's session is live, and returns until when it is if nobody refreshes it. The part of
+/// [`find`] that every transaction asks for.
 ///
 /// # Arguments
 /// * `rotation` – fingerprint of the rotation that the token was issued with. It must be the session's current
@@ -80,7 +105,7 @@ fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<()> {
 ///
 /// # Errors
 /// `session_not_found`, `session_expired`.
-pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, rotation: &str) -> Result<()> {
+pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, rotation: &str) -> Result<i64> {
     let gone = || {
         error(401, "session_not_found", "the session of the access token does not exist any more")
             .hint("The user signed out, was deleted or merged, or the session was revoked. Sign in again.")
@@ -139,7 +164,7 @@ fn find(id: Uuid) -> Option<Session> {
 }
 
 /// What the client gets: both tokens and the user.
-fn answer(session: &Session, user: &User, settings: &Settings) -> Result<JsonB> {
+fn answer(session: &Session, user: &User, settings: &Settings) -> Result<Jsonb> {
     let nonce = session.nonce.as_slice().try_into().map_err(|_| refresh_token_not_found())?;
     let issued = clock::unix_seconds(clock::now());
     let lifetime = settings.access_token_lifetime / 1_000_000;
@@ -148,7 +173,7 @@ fn answer(session: &Session, user: &User, settings: &Settings) -> Result<JsonB> 
         RefreshToken { key_id, session_id: session.id, counter: session.counter as u64, nonce }.encode(&refresh_key);
     let identities = if user.is_anonymous { json!([]) } else { users::identities(user.id)? };
     postgrest::forbid_caching()?;
-    Ok(JsonB(json!({
+    Ok(Jsonb(json!({
         "access_token": access_token(session, user, settings, issued)?,
         "token_type": "bearer",
         "expires_in": lifetime,
@@ -163,7 +188,7 @@ fn answer(session: &Session, user: &User, settings: &Settings) -> Result<JsonB> 
 /// # Arguments
 /// * `issued` – Unix time
 fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64) -> Result<String> {
-    let Value::Object(claims) = json!({
+    let Value::Object(mut claims) = json!({
         "iss": settings.issuer,
         "sub": user.id.to_string(),
         "aud": settings.audience,
@@ -183,6 +208,8 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
     }) else {
         return Err(error(500, "internal_error", "the claims are not an object"));
     };
+    let method = if session.counter == 0 { &session.method } else { "token_refresh" };
+    hook_events::custom_access_token(&mut claims, method)?;
     let key = keys::current()?;
     anon_auth_core::jwt::encode(key.kid(), key.signing_key()?, &claims).map_err(|_| {
         invalid("the metadata of the user is too large for an access token of 8 KiB")
@@ -194,14 +221,7 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
 fn user_metadata(args: &Args, n: usize, settings: &Settings) -> Result<Value> {
     let Some(datum) = (unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, n) }) else { return Ok(json!({})) };
     let text = crate::json::text(datum);
-    if text.len() as i64 > settings.user_metadata_limit {
-        return Err(invalid(format!(
-            "the metadata has {} bytes, more than the {} that user_metadata_limit allows",
-            text.len(),
-            settings.user_metadata_limit
-        ))
-        .hint("It is part of every access token: keep larger data in a table of your own."));
-    }
+    settings.check_user_metadata(text.len())?;
     match crate::json::parse(&text)? {
         Value::Object(object) => Ok(Value::Object(object)),
         other => Err(invalid(format!("the metadata is {}, not a JSON object", type_name(&other)))),
@@ -219,11 +239,12 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
+fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
     static INSERT: Statement = Statement::new(
         c"with guest as (
-              insert into auth.users (id, aud, raw_user_meta_data, is_anonymous, created_at, updated_at, last_sign_in_at)
-              values ($1, $2, $3, true, $4, $4, $4))
+              insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
+                                      updated_at, last_sign_in_at)
+              values ($1, $2, $3, $7, true, $4, $4, $4))
           insert into auth.sessions (id, user_id, created_at, refreshed_at, refresh_token_nonce)
           values ($5, $1, $4, $4, $6)",
         &[
@@ -233,6 +254,7 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
             pg_sys::TIMESTAMPTZOID,
             pg_sys::UUIDOID,
             pg_sys::BYTEAOID,
+            pg_sys::JSONBOID,
         ],
     );
     writes(c"auth.sign_in_anonymously()");
@@ -248,24 +270,16 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
     }
     let metadata = user_metadata(args, 0, &settings)?;
     // Stored as it was given: JSON numbers may have more digits than the token's.
-    let stored_metadata = args.get::<pg_sys::Datum>(0).or_else(|| spi::value(JsonB(json!({}))));
+    let mut stored_metadata = args.get::<pg_sys::Datum>(0).or_else(|| spi::value(Jsonb(json!({}))));
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
 
     let now = clock::now();
-    let user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
-    let session = Session {
-        id: clock::new_id(now),
-        user: user.id,
-        created_at: now,
-        refreshed_at: now,
-        method: "anonymous".into(),
-        aal: "aal1".into(),
-        counter: 0,
-        nonce: random::nonce().to_vec(),
-        replaced: Vec::new(),
-        is_revoked: false,
-    };
+    let mut user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
+    if hook_events::before_user_created(&mut user, "anonymous")? {
+        stored_metadata = spi::value(Jsonb(user.user_metadata.clone()));
+    }
+    let session = Session::new(user.id, "anonymous", now);
     INSERT.run(&[
         spi::uuid(user.id),
         spi::value(user.aud.as_str()),
@@ -273,14 +287,47 @@ fn sign_in_anonymously(args: &Args) -> Result<JsonB> {
         spi::timestamp(now),
         spi::uuid(session.id),
         spi::value(session.nonce.as_slice()),
+        spi::value(Jsonb(user.app_metadata.clone())),
     ])?;
+    hook_events::after_user_created(&user, "anonymous")?;
     answer(&session, &user, &settings)
 }
 sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
 
+/// Signs a user in, whoever has proven to be it. Locks the user's row.
+///
+/// # Arguments
+/// * `method` – how it was proven; `amr` in tokens
+///
+/// # Errors
+/// `user_banned`, `user_not_found`.
+pub fn create(user: Uuid, method: &str) -> Result<Jsonb> {
+    static INSERT: Statement = Statement::new(
+        c"insert into auth.sessions (id, user_id, created_at, refreshed_at, method, refresh_token_nonce)
+          values ($1, $2, $3, $3, $4, $5)",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::TEXTOID, pg_sys::BYTEAOID],
+    );
+    keys::current()?;
+    users::lock(user)?;
+    let now = clock::now();
+    users::note_sign_in(user, now)?;
+    let user = users::find(user)?.ok_or_else(|| error(401, "user_not_found", "the user does not exist any more"))?;
+    user.check_not_banned()?;
+    let session = Session::new(user.id, method, now);
+    INSERT.run(&[
+        spi::uuid(session.id),
+        spi::uuid(user.id),
+        spi::timestamp(now),
+        spi::value(method),
+        spi::value(session.nonce.as_slice()),
+    ])?;
+    let settings = settings::current()?;
+    answer(&session, &user, &settings)
+}
+
 sql_function!(anon_auth_refresh_session, |args| { refresh(&args.text(0)?.unwrap_or_default()) });
 
-fn refresh(token: &str) -> Result<JsonB> {
+fn refresh(token: &str) -> Result<Jsonb> {
     // In place, unless somebody else was faster: then there is no row to update, and the next round sees why.
     static ROTATE: Statement = Statement::new(
         c"update auth.sessions
@@ -334,7 +381,7 @@ fn refuse(session: &Session, token: &RefreshToken, settings: &Settings) -> Resul
     if token.counter < session.counter as u64 && !session.may_have_forgotten(settings) {
         // An old token: its bearer or the session's is a thief. This must not be undone by a rollback.
         let request = Request::RevokeSession { session: session.id, user: session.user };
-        own_transaction::run(request, || find(session.id).is_none_or(|session| session.is_revoked))?;
+        own_transaction::run(request)?;
         return Ok(already_used());
     }
     // Of the right key, but ahead of the session: minted in a transaction that was rolled back. Or so many were
@@ -437,25 +484,26 @@ fn sign_out(args: &Args) -> Result<()> {
             .hint("Sign out of all sessions: SELECT auth.sign_out('global');"));
     }
     users::lock(user)?;
+    // It may have ended while the lock was waited for; then it ends no others.
+    claims::require()?;
     DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid), spi::value(scope.as_str())])?;
     Ok(())
 }
 sql_function!(anon_auth_sign_out, sign_out);
 
-/// The claims of an access token, checked against the database.
-///
-/// # Errors
-/// `bad_jwt`, and those of [`claims::freshness`].
-pub fn verify_access_token(token: &str) -> Result<(std::rc::Rc<claims::Verified>, Map<String, Value>)> {
-    let verified = claims::verify(token)?;
-    let now = claims::freshness(&verified)?;
-    let claims = claims::overlaid(&verified, &now);
-    Ok((verified, claims))
+/// Ends every session of a user but `session`. The caller has locked the user's row.
+pub fn end_others(user: Uuid, session: Option<Uuid>) -> Result<()> {
+    static DELETE: Statement = Statement::latest(
+        c"delete from auth.sessions where user_id = $1 and id is distinct from $2",
+        &[pg_sys::UUIDOID, pg_sys::UUIDOID],
+    );
+    DELETE.run(&[spi::uuid(user), session.and_then(spi::uuid)]).map(|_| ())
 }
 
 sql_function!(anon_auth_verify_token, |args| {
-    let (_, claims) = verify_access_token(&args.text(0)?.unwrap_or_default())?;
-    Ok(JsonB(claims.into()))
+    let verified = claims::verify(&args.text(0)?.unwrap_or_default())?;
+    let now = claims::freshness(&verified)?;
+    Ok(Jsonb(claims::overlaid(&verified, &now.overlay).into()))
 });
 
 fn session_not_found() -> Error {

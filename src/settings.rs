@@ -4,10 +4,11 @@ use crate::cache::Cache;
 use crate::catalog::{self, LatestSnapshot};
 use crate::error::{Result, invalid};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::sql_function;
 use anon_auth_core::algorithm::Algorithm;
-use pgrx::{FromDatum, JsonB, pg_sys};
+use pgrx::{FromDatum, pg_sys};
 use serde_json::json;
 use std::ffi::CString;
 use std::rc::Rc;
@@ -35,6 +36,36 @@ pub struct Settings {
     pub cleanup_spare_owners: bool,
     pub audit_log_retention: i64,
     pub merge_keep_guests: bool,
+    pub hook_timeout: i64,
+    pub site_url: String,
+    pub message_retention: i64,
+    pub manual_linking: bool,
+    pub promotion_keeps_device_keys: bool,
+    pub otp_lifetime: i64,
+    pub otp_resend_interval: i64,
+    pub handover_code_lifetime: i64,
+    pub password_min_length: i64,
+    pub password_hash_memory: i64,
+    pub password_hash_iterations: i64,
+    pub password_hash_parallelism: i64,
+    pub otp_attempt_limit: i64,
+    pub otp_attempt_limit_total: i64,
+    pub otp_attempt_window: i64,
+    pub password_attempt_limit: i64,
+    pub password_attempt_window: i64,
+}
+
+impl Settings {
+    /// # Errors
+    /// `validation_failed` where metadata of `bytes` are too long for a token.
+    pub fn check_user_metadata(&self, bytes: usize) -> Result<()> {
+        if bytes as i64 <= self.user_metadata_limit {
+            return Ok(());
+        }
+        let limit = self.user_metadata_limit;
+        Err(invalid(format!("the metadata has {bytes} bytes, more than the {limit} that user_metadata_limit allows"))
+            .hint("It is part of every access token: keep larger data in a table of your own."))
+    }
 }
 
 /// What values a setting takes.
@@ -46,6 +77,10 @@ enum Kind {
     Interval(i64, i64),
     /// Bytes, at least and at most.
     Bytes(i64, i64),
+    /// KiB, at least and at most.
+    Kibibytes(i64, i64),
+    /// A number, at least and at most.
+    Count(i64, i64),
 }
 
 struct Definition {
@@ -93,6 +128,40 @@ static DEFINITIONS: &[Definition] = &[
         "Clean-up deletes audit log entries older than this"),
     define("merge_keep_guests", Kind::Boolean, "false",
         "Keep a guest after its data were merged into an account; its sessions, codes and device keys go all the same"),
+    define("hook_timeout", Kind::Interval(1000, 300 * SECOND), "00:00:05",
+        "How long a hook may take before the call that it takes part in fails"),
+    define("site_url", Kind::Text, "http://localhost:3000",
+        "Address of your site, for the links in messages"),
+    define("message_retention", Kind::Interval(0, LONGEST), "7 days",
+        "Clean-up deletes messages that were sent, given up or expired this long ago (their codes go at once)"),
+    define("manual_linking", Kind::Boolean, "true",
+        "Guests can become permanent, and users can link further addresses and identities"),
+    define("promotion_keeps_device_keys", Kind::Boolean, "true",
+        "A guest that becomes permanent keeps its device keys (not: when a link was opened by somebody who is not signed in)"),
+    define("otp_lifetime", Kind::Interval(SECOND, 7 * DAY), "01:00:00",
+        "How long a code or a link that proves an address is good"),
+    define("otp_resend_interval", Kind::Interval(0, DAY), "00:01:00",
+        "A user gets the next code of the same purpose this long after the one before"),
+    define("handover_code_lifetime", Kind::Interval(SECOND, DAY), "00:05:00",
+        "How long a promotion code or a transfer code is good"),
+    define("password_min_length", Kind::Count(1, 1024), "8",
+        "Characters that a new password has at the least; it has 1024 bytes at the most"),
+    define("password_hash_memory", Kind::Kibibytes(128, anon_auth_core::password::MAX_MEMORY as i64), "19456",
+        "Memory that hashing a password takes (Argon2id)"),
+    define("password_hash_iterations", Kind::Count(1, 1000), "2",
+        "Iterations of hashing a password (Argon2id)"),
+    define("password_hash_parallelism", Kind::Count(1, 16), "1",
+        "Degree of parallelism of hashing a password (Argon2id); it is computed on one processor all the same"),
+    define("otp_attempt_limit", Kind::Count(1, 1000), "5",
+        "Attempts at a user's code from one client address within otp_attempt_window; right ones count"),
+    define("otp_attempt_limit_total", Kind::Count(1, 100_000), "50",
+        "Attempts at a user's code from all addresses together within otp_attempt_window"),
+    define("otp_attempt_window", Kind::Interval(SECOND, 30 * DAY), "01:00:00",
+        "Attempts at codes count for this long, from the first one on"),
+    define("password_attempt_limit", Kind::Count(1, 100_000), "10",
+        "Wrong passwords for one account from one client address within password_attempt_window"),
+    define("password_attempt_window", Kind::Interval(SECOND, 30 * DAY), "00:15:00",
+        "Wrong passwords count for this long, from the first one on"),
 ];
 
 thread_local! {
@@ -162,6 +231,23 @@ fn load() -> Result<Settings> {
         cleanup_spare_owners: truth("cleanup_spare_owners"),
         audit_log_retention: number("audit_log_retention")?,
         merge_keep_guests: truth("merge_keep_guests"),
+        hook_timeout: number("hook_timeout")?,
+        site_url: text("site_url"),
+        message_retention: number("message_retention")?,
+        manual_linking: truth("manual_linking"),
+        promotion_keeps_device_keys: truth("promotion_keeps_device_keys"),
+        otp_lifetime: number("otp_lifetime")?,
+        otp_resend_interval: number("otp_resend_interval")?,
+        handover_code_lifetime: number("handover_code_lifetime")?,
+        password_min_length: number("password_min_length")?,
+        password_hash_memory: number("password_hash_memory")?,
+        password_hash_iterations: number("password_hash_iterations")?,
+        password_hash_parallelism: number("password_hash_parallelism")?,
+        otp_attempt_limit: number("otp_attempt_limit")?,
+        otp_attempt_limit_total: number("otp_attempt_limit_total")?,
+        otp_attempt_window: number("otp_attempt_window")?,
+        password_attempt_limit: number("password_attempt_limit")?,
+        password_attempt_window: number("password_attempt_window")?,
     })
 }
 
@@ -179,7 +265,15 @@ impl Definition {
             Kind::Word(_) => "enum",
             Kind::Text => "string",
             Kind::Interval(..) => "interval",
-            Kind::Bytes(..) => "integer",
+            Kind::Bytes(..) | Kind::Kibibytes(..) | Kind::Count(..) => "integer",
+        }
+    }
+
+    fn unit(&self) -> Option<&'static str> {
+        match self.kind {
+            Kind::Bytes(..) => Some("B"),
+            Kind::Kibibytes(..) => Some("kB"),
+            _ => None,
         }
     }
 
@@ -191,7 +285,9 @@ impl Definition {
             Kind::Interval(least, most) => {
                 format!("{} to {} (a month counts as 30 days)", interval_text(least), interval_text(most))
             }
-            Kind::Bytes(least, most) => format!("{least} to {most}"),
+            Kind::Bytes(least, most) | Kind::Kibibytes(least, most) | Kind::Count(least, most) => {
+                format!("{least} to {most}")
+            }
         }
     }
 
@@ -225,10 +321,12 @@ impl Definition {
                     Err(refused())
                 }
             },
-            Kind::Bytes(least, most) => match value.parse::<i64>() {
-                Ok(size) if (least..=most).contains(&size) => Ok(size.to_string()),
-                _ => Err(refused()),
-            },
+            Kind::Bytes(least, most) | Kind::Kibibytes(least, most) | Kind::Count(least, most) => {
+                match value.parse::<i64>() {
+                    Ok(number) if (least..=most).contains(&number) => Ok(number.to_string()),
+                    _ => Err(refused()),
+                }
+            }
         }
     }
 }
@@ -334,13 +432,13 @@ sql_function!(anon_auth_setting_definitions, |_| {
                 "name": d.name,
                 "type": d.type_name(),
                 "default": d.default,
-                "unit": matches!(d.kind, Kind::Bytes(..)).then_some("B"),
+                "unit": d.unit(),
                 "allowed": d.allowed(),
                 "description": d.description,
             })
         })
         .collect();
-    Ok(JsonB(all.into()))
+    Ok(Jsonb(all.into()))
 });
 
 /// Row trigger: holds plain SQL on the table to what `auth.set_setting()` would store.
@@ -377,13 +475,13 @@ sql_function!(anon_auth_forget_cached, forget_cached);
 /// Provider configuration in the form of Realm's `auth/providers.json`.
 const PROVIDER: &str = "anon-user";
 
-fn provider() -> Result<JsonB> {
-    Ok(JsonB(json!({"name": PROVIDER, "type": PROVIDER, "disabled": current()?.disabled})))
+fn provider() -> Result<Jsonb> {
+    Ok(Jsonb(json!({"name": PROVIDER, "type": PROVIDER, "disabled": current()?.disabled})))
 }
 
 sql_function!(anon_auth_export_provider, |_| provider());
 
-fn import_provider(args: &Args) -> Result<JsonB> {
+fn import_provider(args: &Args) -> Result<Jsonb> {
     let shape = "Expected: {\"name\": \"anon-user\", \"type\": \"anon-user\", \"disabled\": <boolean>}.";
     writes(c"auth.import_provider()");
     let config = crate::json::argument(args, 0)?;

@@ -5,9 +5,10 @@ use crate::claims;
 use crate::clock;
 use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
+use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::sql_function;
-use pgrx::{JsonB, pg_sys};
+use pgrx::pg_sys;
 use serde_json::{Map, Value, json};
 use std::ffi::CStr;
 use uuid::Uuid;
@@ -50,6 +51,19 @@ impl User {
             updated_at: now,
             last_sign_in_at: Some(now),
             last_active_on: None,
+        }
+    }
+
+    /// A permanent user that signs in for the first time now.
+    ///
+    /// # Arguments
+    /// * `email` – an address that is proven
+    pub fn new_permanent(id: Uuid, aud: &str, email: Option<&str>, now: i64) -> Self {
+        Self {
+            is_anonymous: false,
+            email: email.map(str::to_owned),
+            email_confirmed_at: email.map(|_| now),
+            ..Self::new_guest(id, aud, json!({}), now)
         }
     }
 
@@ -104,8 +118,7 @@ pub fn find(id: Uuid) -> Result<Option<User>> {
     let Some(relations) = catalog::relations() else { return Ok(None) };
     let found = LatestSnapshot::take().find(relations.users, relations.users_pkey, id, |row| {
         let object = |column: &CStr| {
-            let text = row.get::<pg_sys::Datum>(column).map(crate::json::text).unwrap_or_default();
-            crate::json::parse(&text).map_err(|_| {
+            row.get::<pg_sys::Datum>(column).map_or(Ok(json!({})), crate::json::object).map_err(|_| {
                 invalid(format!(
                     "{} of user {id} is nested too deeply or holds a number out of range",
                     column.to_string_lossy()
@@ -173,6 +186,24 @@ pub fn status(snapshot: &LatestSnapshot, id: Uuid) -> Result<Status> {
     Ok(status)
 }
 
+/// The user for whom this address, normalised, has been proven.
+pub fn with_proven_email(address: &str) -> Result<Option<Uuid>> {
+    static SELECT: Statement = Statement::latest(
+        c"select id from auth.users where lower(email) = lower($1) and email_confirmed_at is not null",
+        &[pg_sys::TEXTOID],
+    );
+    SELECT.first(&[spi::value(address)], |row| Ok(row.uuid(1)))
+}
+
+/// The user for whom this number, normalised, has been proven.
+pub fn with_proven_phone(number: &str) -> Result<Option<Uuid>> {
+    static SELECT: Statement = Statement::latest(
+        c"select id from auth.users where phone = $1 and phone_confirmed_at is not null",
+        &[pg_sys::TEXTOID],
+    );
+    SELECT.first(&[spi::value(number)], |row| Ok(row.uuid(1)))
+}
+
 /// The identities linked to a user, as clients see them.
 pub fn identities(user: Uuid) -> Result<Value> {
     static SELECT: Statement = Statement::new(
@@ -205,15 +236,33 @@ pub fn lock(id: Uuid) -> Result<()> {
     LOCK.run(&[spi::uuid(id)]).map(|_| ())
 }
 
-fn get_user(_: &Args) -> Result<JsonB> {
+/// Notes that a user does something now that keeps it from clean-up.
+pub fn note_activity(id: Uuid, now: i64) -> Result<()> {
+    static UPDATE: Statement = Statement::latest(
+        c"update auth.users set last_active_on = $2, cleanup_blocked_at = null where id = $1",
+        &[pg_sys::UUIDOID, pg_sys::DATEOID],
+    );
+    UPDATE.run(&[spi::uuid(id), Some(pg_sys::Datum::from(clock::day(now)))]).map(|_| ())
+}
+
+/// Notes that a user signs in now.
+pub fn note_sign_in(id: Uuid, now: i64) -> Result<()> {
+    static UPDATE: Statement = Statement::latest(
+        c"update auth.users set last_sign_in_at = $2, last_active_on = $3, cleanup_blocked_at = null where id = $1",
+        &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::DATEOID],
+    );
+    UPDATE.run(&[spi::uuid(id), spi::timestamp(now), Some(pg_sys::Datum::from(clock::day(now)))]).map(|_| ())
+}
+
+fn get_user(_: &Args) -> Result<Jsonb> {
     let (user, _) = claims::require()?;
     let user = find(user)?.ok_or_else(claims::not_signed_in)?;
     let identities = identities(user.id)?;
-    Ok(JsonB(user.to_json(identities)))
+    Ok(Jsonb(user.to_json(identities)))
 }
 sql_function!(anon_auth_get_user, get_user);
 
-fn user_info(_: &Args) -> Result<JsonB> {
+fn user_info(_: &Args) -> Result<Jsonb> {
     let (user, _) = claims::require()?;
     let user = find(user)?.ok_or_else(claims::not_signed_in)?;
     let mut info = Map::new();
@@ -230,7 +279,7 @@ fn user_info(_: &Args) -> Result<JsonB> {
         info.insert("phone_number_verified".into(), user.proven_phone().is_some().into());
     }
     info.insert("updated_at".into(), clock::unix_seconds(user.updated_at).into());
-    Ok(JsonB(info.into()))
+    Ok(Jsonb(info.into()))
 }
 sql_function!(anon_auth_user_info, user_info);
 

@@ -97,6 +97,7 @@ docs() {
     local code=0 files=(README.md docs/merge.md)
     say "the documentation's SQL"
     start_cluster docs
+    files+=(docs/{addresses,passwords,moving-a-guest,openid-connect,delivery,hooks}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
     awk '/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown' "${files[@]}" |
@@ -106,9 +107,21 @@ docs() {
     count $((code == 0)) $((code != 0)) "$code"
 }
 
+# Installs the OpenID provider that the integration tests sign in at, unless it is there.
+install_openid_provider() {
+    export ANON_AUTH_OPENID=$PWD/target/openid
+    mkdir -p "$ANON_AUTH_OPENID"
+    cp tests/oidc/* "$ANON_AUTH_OPENID"
+    cmp -s tests/oidc/package-lock.json "$ANON_AUTH_OPENID/installed" && return
+    (cd "$ANON_AUTH_OPENID" && npm ci --ignore-scripts --no-audit --no-fund && cp package-lock.json installed)
+}
+
 integration() {
     local extension
     say "integration tests"
+    install_openid_provider
+    ANON_AUTH_PYTHON=$(.ci/python)
+    export ANON_AUTH_PYTHON
     start_cluster integration
     for extension in $([ "$ANON_AUTH_PG_CRON" = no ] || echo pg_cron) anon_auth; do
         "$bin/psql" -X -q -c "create extension $extension"

@@ -31,7 +31,7 @@ select guest('new', '0'), guest('created 89 days ago', '89 days'), guest('create
 delete from auth.sessions where user_id = :'signed_out';
 insert into auth.device_keys (kid, user_id, public_key) values ('k', :'device', '{}');
 insert into auth.one_time_tokens (id, user_id, token_type, token_hash, relates_to, expires_at)
-values (gen_random_uuid(), :'code', 'transfer', '', '', clock_timestamp() + interval '1 minute'), (gen_random_uuid(), :'old_code', 'transfer', '', '', clock_timestamp());
+values (gen_random_uuid(), :'code', 'transfer_code', 'a', '', clock_timestamp() + interval '1 minute'), (gen_random_uuid(), :'old_code', 'transfer_code', 'b', '', clock_timestamp());
 update auth.users set is_anonymous = false where id in (:'permanent', :'permanent2');
 select * from did(auth.cleanup_expired_users());
 select * from left_over;
@@ -288,7 +288,7 @@ rollback;
 begin;
 select guest('new', '0') as a \gset
 insert into auth.one_time_tokens (id, user_id, token_type, token_hash, relates_to, expires_at)
-select gen_random_uuid(), :'a', 'transfer', '', '', clock_timestamp() + n * interval '1 minute' from generate_series(-2, 2) n where n <> 0;
+select gen_random_uuid(), :'a', 'type ' || n, n::text::bytea, '', clock_timestamp() + n * interval '1 minute' from generate_series(-2, 2) n where n <> 0;
 insert into auth.audit_log_entries (action, created_at) values ('old', now() - interval '91 days'), ('young', now() - interval '89 days');
 select * from did(auth.cleanup_expired_users());
 select count(*) as one_time_tokens from auth.one_time_tokens;

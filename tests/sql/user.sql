@@ -66,7 +66,7 @@ begin;
 select * from session(auth.sign_in_anonymously()) \gset ada_
 select * from session(auth.sign_in_anonymously()) \gset bob_
 insert into auth.identities (user_id, provider, provider_id) values (:'ada_id', 'github', '1'), (:'bob_id', 'github', '2');
-insert into auth.one_time_tokens (id, user_id, token_type, token_hash, relates_to, expires_at) select gen_random_uuid(), id, 'email', '', '', 'infinity' from auth.users;
+insert into auth.one_time_tokens (id, user_id, token_type, token_hash, relates_to, expires_at) select gen_random_uuid(), id, 'email_change', id::text::bytea, '', 'infinity' from auth.users;
 insert into auth.device_keys (kid, user_id, public_key) values ('a', :'ada_id', '{}'), ('b', :'bob_id', '{}');
 delete from auth.users where id = :'ada_id';
 select string_agg(part, ' ' order by part) as of_bob_only

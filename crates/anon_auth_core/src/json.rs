@@ -8,7 +8,7 @@ use serde_json::{Map, Number, Value};
 
 /// Why some bytes are not such an object.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum JsonError {
+pub enum JsonError {
     /// Not JSON, not UTF-8, nested more than 127 deep, or a number that no double can hold.
     Syntax,
     /// A member name occurs twice in one object.
@@ -18,7 +18,7 @@ pub(crate) enum JsonError {
 }
 
 /// Reads an object. Its nesting is bounded by serde_json's own limit.
-pub(crate) fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
+pub fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
     match serde_json::from_slice(bytes) {
         Ok(Unique(Value::Object(members))) => Ok(members),
         Ok(_) => Err(JsonError::NotAnObject),
@@ -91,4 +91,19 @@ impl<'de> Visitor<'de> for UniqueVisitor {
         }
         Ok(Value::Object(members))
     }
+}
+
+/// Whether it holds the one character that `jsonb` refuses, in a text or in the name of a member.
+pub fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(items) => items.iter().any(holds_nul),
+        Value::Object(members) => any_holds_nul(members),
+        _ => false,
+    }
+}
+
+/// [`holds_nul`] of the members of an object.
+pub fn any_holds_nul(members: &Map<String, Value>) -> bool {
+    members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
 }

@@ -11,6 +11,7 @@ use crate::BASE64URL;
 use crate::algorithm::Algorithm;
 use crate::json::{self, JsonError};
 use crate::keys::{KeyError, SigningKey, VerifyingKey};
+pub(crate) use claims::audiences;
 pub use claims::{ClaimError, Expected, check_claims, numeric_date};
 
 /// The longest token that is made or read, in bytes.
@@ -58,6 +59,19 @@ pub struct Parsed<'a> {
 /// Reads a token's structure: three parts of strict base64url, and a header that is a JSON object without duplicate
 /// members, with one of our algorithms, `typ` JWT and a `kid`, and without `crit`, `b64` or a key of its own.
 pub fn parse(token: &str) -> Result<Parsed<'_>, TokenError> {
+    parse_typed(token, Typ::Required)
+}
+
+/// Whether a token's header must have a `typ`; where it has one, it is JWT.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Typ {
+    Required,
+    /// Not every issuer writes it into ID tokens (RFC 7519, section 5.1, leaves it to them).
+    Optional,
+}
+
+/// [`parse`], for a token that may do without `typ`.
+pub(crate) fn parse_typed(token: &str, typ: Typ) -> Result<Parsed<'_>, TokenError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(TokenError::TooLong);
     }
@@ -72,7 +86,7 @@ pub fn parse(token: &str) -> Result<Parsed<'_>, TokenError> {
         JsonError::NotAnObject => TokenError::Malformed("the token's header is not a JSON object"),
         JsonError::DuplicateMember => TokenError::DuplicateMember,
     })?;
-    let algorithm = check_header(&header)?;
+    let algorithm = check_header(&header, typ)?;
     let kid = match header.get("kid") {
         Some(Value::String(kid)) if !kid.is_empty() => kid.clone(),
         _ => return Err(TokenError::Malformed("the token's header has no kid")),
@@ -80,7 +94,7 @@ pub fn parse(token: &str) -> Result<Parsed<'_>, TokenError> {
     Ok(Parsed { signed, kid, algorithm, payload: decode(payload)?, signature: decode(signature)? })
 }
 
-fn check_header(header: &Map<String, Value>) -> Result<Algorithm, TokenError> {
+fn check_header(header: &Map<String, Value>, typ: Typ) -> Result<Algorithm, TokenError> {
     let algorithm = header
         .get("alg")
         .and_then(Value::as_str)
@@ -88,7 +102,11 @@ fn check_header(header: &Map<String, Value>) -> Result<Algorithm, TokenError> {
         .ok_or(TokenError::UnsupportedAlgorithm)?;
     // A media type, so its case does not matter (RFC 7519, section 5.1). Explicit typing keeps tokens that were made
     // for another purpose out (RFC 8725, section 3.11).
-    if !header.get("typ").and_then(Value::as_str).is_some_and(|typ| typ.eq_ignore_ascii_case("JWT")) {
+    let is_jwt = match header.get("typ") {
+        Some(typ) => typ.as_str().is_some_and(|typ| typ.eq_ignore_ascii_case("JWT")),
+        None => typ == Typ::Optional,
+    };
+    if !is_jwt {
         return Err(TokenError::WrongType);
     }
     // No extension is understood here, so whatever is critical is unknown. `b64` (RFC 7797) would change what is

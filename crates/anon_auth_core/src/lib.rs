@@ -1,13 +1,21 @@
-//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, and keys sealed at rest.
+//! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, the ID tokens of other issuers, keys
+//! sealed at rest, addresses, codes and passwords.
 //!
 //! Cryptography is aws-lc-rs throughout. Nothing here panics on input, and no error holds a key, a token
 //! or a part of one.
 
+pub mod address;
 pub mod algorithm;
-mod json;
+pub mod client_address;
+pub mod code;
+pub mod digest;
+pub mod id_token;
+pub mod json;
 mod jwk;
+pub mod jwks;
 pub mod jwt;
 pub mod keys;
+pub mod password;
 pub mod random;
 pub mod refresh;
 pub mod seal;

@@ -46,6 +46,10 @@ impl RefreshKey {
         &self.bytes
     }
 
+    pub(crate) fn mac(&self) -> &hmac::Key {
+        &self.mac
+    }
+
     fn new(bytes: [u8; 32]) -> Self {
         Self { mac: hmac::Key::new(hmac::HMAC_SHA256, &bytes), bytes }
     }

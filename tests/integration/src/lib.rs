@@ -4,10 +4,12 @@
 //! configure a server start another with `tests/cluster.sh`.
 
 mod database;
+mod openid;
 mod server;
 mod session;
 
 pub use database::*;
+pub use openid::*;
 pub use server::*;
 pub use session::*;
 

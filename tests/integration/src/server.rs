@@ -29,7 +29,12 @@ impl Drop for Own {
 }
 
 fn cluster(command: &str, dir: &Path, arguments: &[&str]) -> Result<String, String> {
+    cluster_in(&[], command, dir, arguments)
+}
+
+fn cluster_in(environment: &[(&str, &str)], command: &str, dir: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(repository().join("tests/cluster.sh"))
+        .envs(environment.iter().copied())
         .arg(command)
         .arg(dir)
         .args(arguments)
@@ -54,8 +59,13 @@ impl Server {
 
     /// A new cluster with these Postgres settings, each `name=value`.
     pub fn start(settings: &[&str]) -> Self {
+        Self::start_in(&[], settings)
+    }
+
+    /// A new cluster whose processes have these environment variables, with these Postgres settings.
+    pub fn start_in(environment: &[(&str, &str)], settings: &[&str]) -> Self {
         let dir = new_folder();
-        let printed = cluster("start", &dir, settings).unwrap();
+        let printed = cluster_in(environment, "start", &dir, settings).unwrap();
         Self::own(dir, &printed)
     }
 

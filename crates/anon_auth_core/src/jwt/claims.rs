@@ -20,15 +20,7 @@ pub fn check_claims(claims: &Map<String, Value>, expected: &Expected) -> Result<
     if required(claims, "iss")?.as_str() != Some(expected.issuer) {
         return Err(ClaimError::Issuer);
     }
-    let audience = match required(claims, "aud")? {
-        Value::String(audience) => audience == expected.audience,
-        // Strings only: a list with anything else in it is no audience.
-        Value::Array(list) => {
-            list.iter().all(Value::is_string) && list.iter().any(|audience| audience == expected.audience)
-        }
-        _ => false,
-    };
-    if !audience {
+    if !audiences(required(claims, "aud")?).contains(&expected.audience) {
         return Err(ClaimError::Audience);
     }
     let expires = numeric_date(required(claims, "exp")?).ok_or(ClaimError::NotADate("exp"))?;
@@ -46,6 +38,15 @@ pub fn check_claims(claims: &Map<String, Value>, expected: &Expected) -> Result<
 
 fn required<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<&'a Value, ClaimError> {
     claims.get(name).ok_or(ClaimError::Missing(name))
+}
+
+/// Whom a token is for: `aud` is a string or an array of strings. Anything else is nobody.
+pub(crate) fn audiences(aud: &Value) -> Vec<&str> {
+    match aud {
+        Value::String(audience) => vec![audience],
+        Value::Array(list) => list.iter().map(Value::as_str).collect::<Option<_>>().unwrap_or_default(),
+        _ => Vec::new(),
+    }
 }
 
 /// A NumericDate (RFC 7519, section 2) in whole seconds since 1970-01-01 UTC, rounded up: a clock of whole seconds

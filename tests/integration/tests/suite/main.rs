@@ -4,12 +4,20 @@
 
 mod attacks;
 mod cleanup;
+mod cost;
 mod crash;
+mod delivery;
 mod dump;
+mod evaluate_once;
 mod freshness;
+mod guesses;
+mod hooks;
 mod keys;
+mod linking;
 mod merge;
 mod merge_random;
+mod openid;
+mod openid_attacks;
 mod pooler;
 mod races;
 mod refresh;
@@ -18,3 +26,4 @@ mod search_path;
 mod secrets;
 mod standby;
 mod triggers;
+mod worker;

@@ -1,4 +1,4 @@
-\set id 100 * random(1, 10000)
+\set id 100 * random(1, :owned)
 begin;
 select set_config('request.jwt.claims', :claims, true);
 select body from documents where id = :id;

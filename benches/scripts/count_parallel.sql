@@ -1,0 +1,5 @@
+begin;
+select auth.authenticate(:access_token);
+set local max_parallel_workers_per_gather = 2;
+select count(*) from measurements;
+commit;

@@ -1,0 +1,97 @@
+//! E-mail addresses and phone numbers, in the one form in which they are compared and stored.
+
+use std::fmt;
+
+use email_address::{EmailAddress, Options};
+use unicode_normalization::UnicodeNormalization;
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+
+/// An address as a mail server takes it has at most this many bytes (RFC 5321, section 4.5.3.1.3, less the angle
+/// brackets).
+const MAX_EMAIL_BYTES: usize = 254;
+
+/// Digits of a phone number, its country code included (E.164). The shortest in use have seven.
+const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
+
+/// An e-mail address in its one form: without white space around it, in lower case, the local part in Unicode's
+/// normalisation form C, the domain in ASCII (IDNA 2008, processed as UTS 46 says).
+///
+/// Dots and what follows a plus sign stay: to most providers they make another address. Taken are addresses of
+/// RFC 5321 and 6531 that mail can be sent to over the internet: not those with a quoted local part, a comment, a
+/// display name or an address literal, nor a domain of one label.
+///
+/// # Errors
+/// [`Malformed`] for everything else.
+pub fn email(text: &str) -> Result<String, Malformed> {
+    let text = text.trim();
+    // Before anything costs time. Composed and in ASCII it may be shorter, but not ten times.
+    if text.len() > 10 * MAX_EMAIL_BYTES {
+        return Err(Malformed("it is too long"));
+    }
+    let (local, domain) = text.rsplit_once('@').ok_or(Malformed("it has no @"))?;
+    if !local.chars().all(is_visible) {
+        return Err(Malformed("it holds a space or an invisible character"));
+    }
+    if local.contains('"') {
+        return Err(Malformed("its local part is quoted"));
+    }
+    let local: String = local.nfc().collect::<String>().to_lowercase().nfc().collect();
+    let domain =
+        idna::domain_to_ascii_strict(domain).map_err(|_| Malformed("its domain is not a name of the DNS"))?;
+    if domain.rsplit('.').next().is_none_or(|label| label.bytes().all(|byte| byte.is_ascii_digit())) {
+        return Err(Malformed("its domain is not a name of the DNS"));
+    }
+    let address = format!("{local}@{domain}");
+    if address.len() > MAX_EMAIL_BYTES {
+        return Err(Malformed("it is too long"));
+    }
+    let options = Options::default().with_required_tld().without_domain_literal().without_display_text();
+    EmailAddress::parse_with_options(&address, options).map_err(|_| Malformed("it is not a mail address"))?;
+    Ok(address)
+}
+
+/// Whether a reader can see it: no white space, no control or formatting character (such as those that change the
+/// direction of the text), nothing that Unicode has not assigned.
+fn is_visible(character: char) -> bool {
+    let group = character.general_category_group();
+    !matches!(group, GeneralCategoryGroup::Separator | GeneralCategoryGroup::Other)
+}
+
+/// A phone number in its one form (E.164): `+`, the country code, the number, at most 15 digits in all. Spaces,
+/// hyphens, dots and parentheses between digits are dropped.
+///
+/// # Errors
+/// [`Malformed`] for everything else; also for a number without `+`, since only its dialler knows its country.
+pub fn phone(text: &str) -> Result<String, Malformed> {
+    let text = text.trim();
+    if text.len() > 64 {
+        return Err(Malformed("it is too long"));
+    }
+    let number = text.strip_prefix('+').ok_or(Malformed("it does not begin with + and a country code"))?;
+    if number.contains("(0)") {
+        return Err(Malformed("it holds the (0) that is dialled within the country only"));
+    }
+    let digits: String = number.chars().filter(|c| !matches!(c, ' ' | '\u{a0}' | '-' | '.' | '(' | ')')).collect();
+    if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Malformed("it holds something that is not a digit"));
+    }
+    if digits.starts_with('0') {
+        return Err(Malformed("no country code begins with 0"));
+    }
+    if !PHONE_DIGITS.contains(&digits.len()) {
+        return Err(Malformed("it does not have 7 to 15 digits"));
+    }
+    Ok(format!("+{digits}"))
+}
+
+/// Why a text is no address.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Malformed(&'static str);
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Malformed {}

@@ -1,0 +1,483 @@
+//! Linking from many connections: a proof counts once, a guess is counted whatever becomes of it, and whatever else
+//! happens to the guest, nothing is half done.
+
+use anon_auth_tests::*;
+use postgres::{Client, Error, IsolationLevel};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// A guest who claims an address, and what was sent there.
+struct Claim {
+    guest: Session,
+    code: String,
+    link: String,
+}
+
+fn claim(admin: &mut Client, address: &str) -> Claim {
+    let guest = sign_in(admin);
+    as_user(admin, &guest, |t| call(t, "select auth.update_user(jsonb_build_object('email', $1::text))", address))
+        .unwrap_or_else(|error| panic!("{}", describe(&error)));
+    let (code, link) = sent(admin, guest.user);
+    Claim { guest, code, link }
+}
+
+fn sent(admin: &mut Client, user: Uuid) -> (String, String) {
+    let row = admin
+        .query_one(
+            "select secret->>0, secret->>1 from (select convert_from(secret, 'UTF8')::jsonb as secret from auth.messages
+                                                 where user_id = $1 and status = 'pending') m",
+            &[&user],
+        )
+        .unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// Another code than the right one, the `n`th.
+fn wrong(code: &str, n: usize) -> String {
+    format!("{:06}", (code.parse::<usize>().unwrap() + 1 + n) % 1_000_000)
+}
+
+/// Runs `work` as this user, in a transaction of its own.
+fn as_user<T>(
+    client: &mut Client,
+    user: &Session,
+    work: impl FnOnce(&mut postgres::Transaction) -> Result<T, Error>,
+) -> Result<T, Error> {
+    let mut transaction = client.transaction()?;
+    authenticate(&mut transaction, &user.access_token)?;
+    let result = work(&mut transaction)?;
+    transaction.commit()?;
+    Ok(result)
+}
+
+fn call(client: &mut postgres::Transaction, sql: &str, argument: &str) -> Result<Value, Error> {
+    client.query_one(sql, &[&argument]).map(|row| row.get(0))
+}
+
+const VERIFY: &str = "select auth.verify_otp('email_change', $1)";
+
+/// The code at the beginning of the message.
+fn code_of(error: &Error) -> String {
+    let message = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    message.split(':').next().unwrap_or_default().to_owned()
+}
+
+/// How many of the results are errors of this code.
+fn count<T>(results: &[Result<T, Error>], code: &str) -> usize {
+    results.iter().filter(|result| result.as_ref().is_err_and(|error| code_of(error) == code)).count()
+}
+
+#[test]
+fn N5_two_hundred_verifications_of_one_code_at_once_are_one_success() {
+    let _crowd = crowd();
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_attempt_limit", "1000"), ("otp_attempt_limit_total", "1000")]);
+    let claim = claim(&mut admin, "ada@example.org");
+    let results: Vec<_> = db
+        .at_once(40, APP, |_, client| {
+            (0..5).map(|_| as_user(client, &claim.guest, |t| call(t, VERIFY, &claim.code))).collect::<Vec<_>>()
+        })
+        .into_iter()
+        .flatten()
+        .collect();
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    // Those who come later find the code used up, or the session from before gone.
+    assert_eq!(count(&results, "otp_expired") + count(&results, "session_not_found"), 199);
+    let user: (bool, i64, i64) = admin
+        .query_one("select is_anonymous, (select count(*) from auth.sessions), (select count(*) from auth.identities) from auth.users", &[])
+        .map(|row| (row.get(0), row.get(1), row.get(2)))
+        .unwrap();
+    assert_eq!(user, (false, 1, 1));
+}
+
+#[test]
+fn N5_a_link_opened_by_many_at_once_is_one_success() {
+    let _crowd = crowd();
+    let db = Database::new();
+    let mut admin = db.connect();
+    let claim = claim(&mut admin, "ada@example.org");
+    let results = db.at_once(40, STRANGER, |_, client| {
+        client.query_one("select auth.verify_otp('email_change', token_hash => $1)", &[&claim.link])
+    });
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+    assert_eq!(count(&results, "otp_expired"), 39);
+    assert_eq!(value::<i64>(&mut admin, "select count(*) from auth.sessions"), 1);
+}
+
+#[test]
+fn N17_five_hundred_guesses_at_once_do_not_get_in() {
+    let _crowd = crowd();
+    let db = Database::new();
+    let mut admin = db.connect();
+    let claim = claim(&mut admin, "ada@example.org");
+    let results: Vec<_> = db
+        .at_once(25, APP, |i, client| {
+            (0..20)
+                .map(|j| as_user(client, &claim.guest, |t| call(t, VERIFY, &wrong(&claim.code, i * 20 + j))))
+                .collect::<Vec<_>>()
+        })
+        .into_iter()
+        .flatten()
+        .collect();
+    // Five were judged, the others refused unseen; and so is the right code now.
+    assert_eq!((count(&results, "otp_expired"), count(&results, "over_request_rate_limit")), (5, 495));
+    let right = as_user(&mut admin, &claim.guest, |t| call(t, VERIFY, &claim.code));
+    expect_error(right, "PT429", "over_request_rate_limit: ");
+    // The link cannot be guessed, and is good.
+    let by_link = admin.query_one("select auth.verify_otp('email_change', token_hash => $1)", &[&claim.link]);
+    by_link.unwrap_or_else(|error| panic!("{}", describe(&error)));
+}
+
+/// Tries `attempt` so many times, each in a transaction that is rolled back; returns how many attempts were judged:
+/// failed with `judged`. All others were refused unseen.
+fn judged_in_rolled_back(
+    client: &mut Client,
+    isolation: IsolationLevel,
+    times: usize,
+    judged: &str,
+    mut attempt: impl FnMut(&mut postgres::Transaction, usize) -> Result<(), Error>,
+) -> usize {
+    let mut count = 0;
+    for i in 0..times {
+        let mut transaction = client.build_transaction().isolation_level(isolation).start().unwrap();
+        let error = attempt(&mut transaction, i).expect_err("no guess is right");
+        transaction.rollback().unwrap();
+        match code_of(&error) {
+            code if code == judged => count += 1,
+            code => assert_eq!(code, "over_request_rate_limit"),
+        }
+    }
+    count
+}
+
+#[test]
+fn N17_rolled_back_guesses_at_a_code_are_counted() {
+    for isolation in [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
+        let db = Database::new();
+        let mut admin = db.connect();
+        let claim = claim(&mut admin, "ada@example.org");
+        let mut client = db.connect_as(APP);
+        let judged = judged_in_rolled_back(&mut client, isolation, 1000 * scale(), "otp_expired", |t, i| {
+            authenticate(t, &claim.guest.access_token)?;
+            call(t, VERIFY, &wrong(&claim.code, i)).map(|_| ())
+        });
+        assert_eq!(judged, 5, "{isolation:?}");
+    }
+}
+
+#[test]
+fn N17_guesses_in_savepoints_of_one_transaction_are_counted() {
+    for isolation in [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead] {
+        let db = Database::new();
+        let mut admin = db.connect();
+        let claim = claim(&mut admin, "ada@example.org");
+        let mut client = db.connect_as(APP);
+        let mut transaction = client.build_transaction().isolation_level(isolation).start().unwrap();
+        authenticate(&mut transaction, &claim.guest.access_token).unwrap();
+        let mut judged = 0;
+        for i in 0..50 {
+            let mut savepoint = transaction.transaction().unwrap();
+            let error = call(&mut savepoint, VERIFY, &wrong(&claim.code, i)).expect_err("no guess is right");
+            savepoint.rollback().unwrap();
+            judged += usize::from(code_of(&error) == "otp_expired");
+        }
+        assert_eq!(judged, 5, "{isolation:?}");
+    }
+}
+
+/// New guests are to be had for the asking, and each claims the address anew.
+#[test]
+fn N17_many_guests_guess_no_more_than_one() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    let mut judged = 0;
+    for i in 0..10 {
+        let claim = claim(&mut admin, "victim@example.org");
+        for j in 0..3 {
+            let guess = as_user(&mut admin, &claim.guest, |t| call(t, VERIFY, &wrong(&claim.code, i * 3 + j)));
+            judged += usize::from(code_of(&guess.expect_err("no guess is right")) == "otp_expired");
+        }
+    }
+    assert_eq!(judged, 5);
+}
+
+#[test]
+fn N17_guesses_at_a_password_are_counted_and_lock_nobody_out() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    let ada = permanent(&mut admin, "ada@example.org", "correct horse");
+    const SIGN_IN: &str = "select auth.sign_in_with_password('ada@example.org', $1)";
+    let mut attacker = db.connect_as(STRANGER);
+    let judged =
+        judged_in_rolled_back(&mut attacker, IsolationLevel::RepeatableRead, 100, "invalid_credentials", |t, i| {
+            call(t, SIGN_IN, &format!("guess {i}")).map(|_| ())
+        });
+    assert_eq!(judged, 10);
+    // From there, the right one is refused as well; from another address it is not.
+    expect_error(attacker.query_one(SIGN_IN, &[&"correct horse"]), "PT429", "over_request_rate_limit: ");
+    run(&mut admin, "set anon_auth.forwarded_header = 'x-forwarded-for'; set anon_auth.trusted_proxies = 1");
+    run(&mut admin, r#"set request.headers = '{"x-forwarded-for": "192.0.2.1"}'"#);
+    let session: Session = admin.query_one(SIGN_IN, &[&"correct horse"]).unwrap().get::<_, Value>(0).into();
+    assert_eq!(session.user, ada.user);
+    // Whether there is such an account makes no difference.
+    let unknown =
+        judged_in_rolled_back(&mut attacker, IsolationLevel::ReadCommitted, 20, "invalid_credentials", |t, i| {
+            call(t, "select auth.sign_in_with_password('nobody@example.org', $1)", &format!("guess {i}")).map(|_| ())
+        });
+    assert_eq!(unknown, 10);
+}
+
+/// By the answer `same_password`, whoever has a session could guess the password.
+#[test]
+fn N17_guesses_by_changing_the_password_are_counted() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    let ada = permanent(&mut admin, "ada@example.org", "correct horse");
+    let mut set = 0;
+    for i in 0..20 {
+        let mut transaction = admin.transaction().unwrap();
+        authenticate(&mut transaction, &ada.access_token).unwrap();
+        let sql = "select auth.update_user(jsonb_build_object('password', $1::text))";
+        match call(&mut transaction, sql, &format!("another horse {i}")) {
+            Ok(_) => set += 1,
+            Err(error) => assert_eq!(code_of(&error), "over_request_rate_limit"),
+        }
+        transaction.rollback().unwrap();
+    }
+    // One was spent on setting it.
+    assert_eq!(set, 9);
+}
+
+fn permanent(admin: &mut Client, address: &str, password: &str) -> Session {
+    let claim = claim(admin, address);
+    let session: Session = as_user(admin, &claim.guest, |t| call(t, VERIFY, &claim.code)).unwrap().into();
+    as_user(admin, &session, |t| {
+        call(t, "select auth.update_user(jsonb_build_object('password', $1::text))", password)
+    })
+    .unwrap();
+    session
+}
+
+#[test]
+fn N1_of_two_who_prove_one_address_at_once_one_has_it() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_attempt_limit", "1000"), ("otp_attempt_limit_total", "1000")]);
+    for round in 0..10 {
+        let address = format!("us{round}@example.org");
+        let claims = [claim(&mut admin, &address), claim(&mut admin, &address)];
+        let results =
+            db.at_once(2, APP, |i, client| as_user(client, &claims[i].guest, |t| call(t, VERIFY, &claims[i].code)));
+        assert_eq!((results.iter().filter(|r| r.is_ok()).count(), count(&results, "email_exists")), (1, 1));
+        // S12: the session of the other goes on, as a guest's.
+        let loser = results.iter().position(Result::is_err).unwrap();
+        let claims = verify(&mut admin, &claims[loser].guest.access_token).unwrap();
+        assert_eq!(claims["is_anonymous"], true);
+    }
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(value::<i64>(&mut admin, deadlocks), 0);
+}
+
+#[test]
+fn W8_a_promotion_races_clean_up_sign_out_and_deletion() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[
+        ("cleanup_age", "0"),
+        ("cleanup_inactivity", "0"),
+        ("cleanup_unreachable_only", "false"),
+        ("otp_attempt_limit", "1000"),
+        ("otp_attempt_limit_total", "1000"),
+    ]);
+    let start = Instant::now();
+    let (mut rounds, mut promoted) = (0, 0);
+    while start.elapsed() < Duration::from_secs(5) {
+        let address = format!("{rounds}@example.org");
+        let claim = claim(&mut admin, &address);
+        let guest = &claim.guest;
+        let results = db.at_once(4, "postgres", |i, client| {
+            // The proof takes longest, since it is counted first.
+            sleep(if i == 0 { 0 } else { (rounds * i % 8 * 10) as u64 });
+            match i {
+                0 => as_user(client, guest, |t| call(t, VERIFY, &claim.code)).map(Some),
+                1 => as_user(client, guest, |t| t.batch_execute("select auth.sign_out()")).map(|_| None),
+                2 => client.batch_execute("call auth.cleanup()").map(|_| None),
+                _ => as_user(client, guest, |t| t.batch_execute("select auth.delete_user()")).map(|_| None),
+            }
+        });
+        for error in results.iter().filter_map(|result| result.as_ref().err()) {
+            let known = ["session_not_found", "user_not_found", "no_authorization", "otp_expired", "not_anonymous"];
+            assert!(known.contains(&code_of(error).as_str()), "{}", describe(error));
+        }
+        let is_permanent = admin
+            .query_opt("select is_anonymous, email, encrypted_password from auth.users where id = $1", &[&guest.user])
+            .unwrap()
+            .map(|row| (row.get::<_, bool>(0), row.get::<_, Option<String>>(1)));
+        match &results[0] {
+            Ok(answer) => {
+                promoted += 1;
+                // Whoever came too late finds a permanent user, which neither clean-up nor delete_user() touches.
+                assert_eq!(is_permanent, Some((false, Some(address))));
+                let session: Session = answer.clone().expect("a session").into();
+                verify(&mut admin, &session.access_token).expect("the new session is not one that was signed out");
+            }
+            Err(_) => assert!(is_permanent.is_none_or(|(is_anonymous, email)| is_anonymous && email.is_none())),
+        }
+        let left = "select (select count(*) from auth.sessions t where not exists (select from auth.users u where u.id = t.user_id))
+                         + (select count(*) from auth.identities t where not exists (select from auth.users u where u.id = t.user_id))
+                         + (select count(*) from auth.one_time_tokens t where not exists (select from auth.users u where u.id = t.user_id))
+                         + (select count(*) from auth.messages t where not exists (select from auth.users u where u.id = t.user_id))";
+        assert_eq!(value::<i64>(&mut admin, left), 0);
+        run(&mut admin, "delete from auth.users");
+        rounds += 1;
+    }
+    assert!(promoted > 0 && promoted < rounds, "{promoted} of {rounds}");
+    let deadlocks = "select deadlocks from pg_stat_database where datname = current_database()";
+    assert_eq!(value::<i64>(&mut admin, deadlocks), 0);
+}
+
+/// Somebody who has a session waits for the lock while somebody else proves the address, which ends that session: from
+/// then on the account is the prover's alone.
+#[test]
+fn N2_a_session_that_ends_while_its_call_waits_changes_nothing() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_attempt_limit", "1000"), ("otp_resend_interval", "0")]);
+    let attacks = [
+        r#"select auth.update_user('{"password": "of the attacker"}')"#,
+        r#"select auth.update_user('{"phone": "+4930123456"}')"#,
+        r#"select auth.update_user('{"data": {"name": "Eve"}}')"#,
+        "select auth.resend('email_change')",
+        "select auth.sign_out()",
+        "select auth.create_transfer_code()",
+        "select auth.create_promotion_code()",
+        "select auth.unlink_identity(gen_random_uuid())",
+        "select auth.verify_otp('email_change', '000000')",
+    ];
+    for (i, attack) in attacks.into_iter().enumerate() {
+        let claim = claim(&mut admin, &format!("victim{i}@example.org"));
+        let mut attacker = db.connect_as(APP);
+        run(&mut attacker, &format!("set application_name = 'attacker {i}'; begin"));
+        authenticate(&mut attacker, &claim.guest.access_token).unwrap();
+        let mut victim = db.connect_as(STRANGER);
+        let mut proof = victim.transaction().unwrap();
+        let session: Session =
+            call(&mut proof, "select auth.verify_otp('email_change', token_hash => $1)", &claim.link).unwrap().into();
+        std::thread::scope(|scope| {
+            let attacker = scope.spawn(|| attacker.batch_execute(attack));
+            let waits = format!(
+                "select exists (select from pg_stat_activity where application_name = 'attacker {i}' and wait_event_type = 'Lock')"
+            );
+            wait_until("the attacker waits", Duration::from_secs(10), || value(&mut admin, &waits));
+            proof.commit().unwrap();
+            expect_error(attacker.join().unwrap(), "PT401", "session_not_found: ");
+        });
+        verify(&mut admin, &session.access_token).unwrap_or_else(|error| panic!("{attack}: {}", describe(&error)));
+        let changed = "select encrypted_password is not null or raw_user_meta_data <> '{}'
+                              or exists (select from auth.one_time_tokens t where t.user_id = u.id)
+                         from auth.users u where id = $1";
+        assert!(!admin.query_one(changed, &[&claim.guest.user]).unwrap().get::<_, bool>(0), "{attack}");
+    }
+}
+
+#[test]
+fn N23_an_old_transaction_keeps_no_code_alive() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_lifetime", "1 second"), ("handover_code_lifetime", "1 second")]);
+    let claim = claim(&mut admin, "ada@example.org");
+    let mut client = db.connect_as(APP);
+    for isolation in [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead] {
+        let mut transaction = client.build_transaction().isolation_level(isolation).start().unwrap();
+        authenticate(&mut transaction, &claim.guest.access_token).unwrap();
+        let answer: Value = value(&mut transaction, "select auth.create_transfer_code()");
+        sleep(1100);
+        let mut savepoint = transaction.transaction().unwrap();
+        expect_error(call(&mut savepoint, VERIFY, &claim.code), "PT403", "otp_expired: ");
+        savepoint.rollback().unwrap();
+        let transfer_code = answer["transfer_code"].as_str().unwrap();
+        let redeemed = call(&mut transaction, "select auth.redeem_transfer_code($1)", transfer_code);
+        expect_error(redeemed, "PT403", "otp_expired: ");
+        transaction.rollback().unwrap();
+    }
+}
+
+/// A snapshot from before does not bring back what was used or who was banned since.
+#[test]
+fn N23_an_old_snapshot_proves_nothing() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_attempt_limit", "1000")]);
+    let sign_in_as = |client: &mut Client, guest: &Session| {
+        run(client, "begin isolation level repeatable read");
+        authenticate(client, &guest.access_token).unwrap();
+        run(client, "select count(*) from pg_class");
+    };
+    let mut client = db.connect_as(APP);
+
+    // The code was used.
+    let used = claim(&mut admin, "used@example.org");
+    sign_in_as(&mut client, &used.guest);
+    as_user(&mut admin, &used.guest, |t| call(t, VERIFY, &used.code)).unwrap();
+    let error = client.query_one(VERIFY, &[&used.code]).expect_err("used");
+    assert!(["40001", "PT401", "PT403"].contains(&sqlstate(&error)), "{}", describe(&error));
+    run(&mut client, "rollback");
+
+    // The user was banned; with a password that is right.
+    let ada = permanent(&mut admin, "ada@example.org", "correct horse");
+    run(&mut client, "begin isolation level repeatable read; select count(*) from pg_class");
+    admin.execute("update auth.users set banned_until = 'infinity' where id = $1", &[&ada.user]).unwrap();
+    let error = client
+        .query_one("select auth.sign_in_with_password('ada@example.org', 'correct horse')", &[])
+        .expect_err("banned");
+    assert!(["40001", "PT403"].contains(&sqlstate(&error)), "{}", describe(&error));
+    run(&mut client, "rollback");
+
+    // The address was proven by somebody else.
+    let (late, early) = (claim(&mut admin, "one@example.org"), claim(&mut admin, "one@example.org"));
+    sign_in_as(&mut client, &late.guest);
+    as_user(&mut admin, &early.guest, |t| call(t, VERIFY, &early.code)).unwrap();
+    let error = client.query_one(VERIFY, &[&late.code]).expect_err("taken");
+    assert!(["40001", "PT422"].contains(&sqlstate(&error)), "{}", describe(&error));
+    run(&mut client, "rollback");
+    assert_eq!(verify(&mut admin, &late.guest.access_token).unwrap()["is_anonymous"], true);
+}
+
+#[test]
+fn W3_a_promotion_is_seen_by_the_next_transaction() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    run(
+        &mut admin,
+        "create table news_feed (body text); alter table news_feed enable row level security;
+         grant select, insert on news_feed to authenticated;
+         create policy p on news_feed as restrictive for insert to authenticated with check ((select (auth.jwt()->>'is_anonymous')::boolean) is false);
+         create policy q on news_feed for all to authenticated using (true)",
+    );
+    let claim = claim(&mut admin, "ada@example.org");
+    let mut client = db.connect_as(APP);
+    let write = |client: &mut Client, session: &Session| {
+        as_user(client, session, |t| t.batch_execute("insert into news_feed values ('news')"))
+    };
+    expect_error(write(&mut client, &claim.guest), "42501", "");
+    let session: Session = as_user(&mut admin, &claim.guest, |t| call(t, VERIFY, &claim.code)).unwrap().into();
+    write(&mut client, &session).unwrap_or_else(|error| panic!("{}", describe(&error)));
+    // N6: the token from before is of no use to anybody, without waiting for its end.
+    expect_error(write(&mut client, &claim.guest), "PT401", "session_not_found: ");
+    expect_error(refresh(&mut client, &claim.guest.refresh_token), "PT401", "session_not_found: ");
+}
+
+/// Everything before and after the proof in one transaction, and none of it if that is rolled back.
+#[test]
+fn C1_a_promotion_that_is_rolled_back_leaves_the_guest() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    let claim = claim(&mut admin, "ada@example.org");
+    let mut client = db.connect_as(APP);
+    let mut transaction = client.transaction().unwrap();
+    authenticate(&mut transaction, &claim.guest.access_token).unwrap();
+    let session: Session = call(&mut transaction, VERIFY, &claim.code).unwrap().into();
+    authenticate(&mut transaction, &session.access_token).unwrap();
+    assert!(!value::<bool>(&mut transaction, "select auth.is_anonymous()"));
+    transaction.rollback().unwrap();
+    expect_error(verify(&mut client, &session.access_token), "PT401", "session_not_found: ");
+    assert_eq!(verify(&mut client, &claim.guest.access_token).unwrap()["is_anonymous"], true);
+    // The code is good still: what was rolled back has not used it up.
+    as_user(&mut client, &claim.guest, |t| call(t, VERIFY, &claim.code)).unwrap();
+}
