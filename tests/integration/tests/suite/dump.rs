@@ -14,6 +14,7 @@ const TABLES: &[&str] = &[
     "session_revocations",
     "settings",
     "signing_keys",
+    "identity_providers",
     "audit_log_entries",
 ];
 
@@ -80,6 +81,7 @@ fn fill(db: &Database) -> Before {
     let signed_with_revoked_key: String = value(&mut admin, "select auth.rotate_signing_key('EdDSA')");
     run(&mut admin, "select auth.rotate_signing_key('ES256'); select auth.create_signing_key('RS256')");
     admin.query("select auth.revoke_signing_key($1)", &[&signed_with_revoked_key]).unwrap();
+    Issuer::new(&mut admin, "corp");
     let first = sign_in(&mut admin);
     let refreshed = refresh(&mut admin, &first.refresh_token).unwrap();
     let stolen = sign_in(&mut admin);
