@@ -305,7 +305,14 @@ fn W8_a_promotion_races_clean_up_sign_out_and_deletion() {
             }
         });
         for error in results.iter().filter_map(|result| result.as_ref().err()) {
-            let known = ["session_not_found", "user_not_found", "no_authorization", "otp_expired", "not_anonymous"];
+            let known = [
+                "session_not_found",
+                "user_not_found",
+                "no_authorization",
+                "otp_expired",
+                "not_anonymous",
+                "worker_unavailable",
+            ];
             assert!(known.contains(&code_of(error).as_str()), "{}", describe(error));
         }
         let is_permanent = admin
