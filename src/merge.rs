@@ -8,6 +8,7 @@ mod rules;
 
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
+use crate::hooks::{self, Hook};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::{as_owner, catalog, claims, clock, deletion, guc, sessions, sql_function, users, worker};
@@ -44,10 +45,9 @@ fn merge_anonymous_user(args: &Args) -> Result<JsonB> {
     let token = args.text(0)?.filter(|token| !token.is_empty());
     let token = token.ok_or_else(|| invalid("the guest's token is missing"))?;
     let on_conflict = args.text(1)?.unwrap_or_else(|| "account".into());
-    let preferred = match on_conflict.as_str() {
-        "account" => Side::Account,
-        "guest" => Side::Guest,
-        _ => {
+    let preferred = match Side::named(&on_conflict) {
+        Some(side) => side,
+        None => {
             return Err(invalid(format!("\"{on_conflict}\" does not say whose row stays where two collide")).hint(
                 "on_conflict is account or guest; to replace all rows of a table, see auth.set_merge_rule().",
             ));
@@ -142,17 +142,17 @@ fn explained(failed: Error) -> Error {
 fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool, contended: &BTreeSet<String>) -> Result<Value> {
     if contended.is_empty() {
         lock(pair, token)?;
-        return merge_locked(pair, preferred, dry_run);
-    }
-    with_short_waits(|| {
-        for table in contended {
-            if let Some(relation) = find_table(table)? {
-                catalog::lock_against_writers(relation).map_err(|error| error.about(table, ""))?;
+    } else {
+        with_short_waits(|| {
+            for table in contended {
+                if let Some(relation) = find_table(table)? {
+                    catalog::lock_against_writers(relation).map_err(|error| error.about(table, ""))?;
+                }
             }
-        }
-        lock(pair, token)?;
-        merge_locked(pair, preferred, dry_run)
-    })
+            lock(pair, token)
+        })?;
+    }
+    merge_locked(pair, preferred, dry_run)
 }
 
 /// The table of that qualified and quoted name.
@@ -164,6 +164,10 @@ fn find_table(name: &str) -> Result<Option<pg_sys::Oid>> {
 
 fn merge_locked(pair: &Pair, preferred: Side, dry_run: bool) -> Result<Value> {
     let settings = settings::current()?;
+    let event = event(pair, preferred, dry_run)?;
+    if let Some(event) = &event {
+        hooks::run(Hook::BeforeMerge, event.clone())?;
+    }
     let keys = deletion::lock_foreign_keys()?;
     let rules = Rules::load()?;
     let (followed, ignored): (Vec<_>, Vec<_>) =
@@ -193,14 +197,33 @@ fn merge_locked(pair: &Pair, preferred: Side, dry_run: bool) -> Result<Value> {
     let mut report = json!({
         "guest": pair.guest.to_string(),
         "account": pair.account.to_string(),
-        "on_conflict": if preferred == Side::Account { "account" } else { "guest" },
+        "on_conflict": preferred.name(),
         "tables": mover.report.to_json(),
         "identities": identities,
         "guest_deleted": guest_deleted,
     });
     crate::audit::record("user_merged", Some(pair.guest), report.clone())?;
+    if let Some(mut event) = event {
+        event["tables"] = report["tables"].clone();
+        event["guest_deleted"] = guest_deleted.into();
+        hooks::run(Hook::UserMerged, event)?;
+    }
     report["dry_run"] = dry_run.into();
     Ok(report)
+}
+
+/// What both hooks are told, where one is set: the two users as they were before.
+fn event(pair: &Pair, preferred: Side, dry_run: bool) -> Result<Option<Value>> {
+    if !hooks::is_set(Hook::BeforeMerge) && !hooks::is_set(Hook::UserMerged) {
+        return Ok(None);
+    }
+    let user = |id| -> Result<Value> {
+        let user = users::find(id)?.ok_or_else(claims::not_signed_in)?;
+        Ok(user.to_json(users::identities(id)?))
+    };
+    let on_conflict = preferred.name();
+    let event = json!({"guest": user(pair.guest)?, "user": user(pair.account)?, "on_conflict": on_conflict, "dry_run": dry_run});
+    Ok(Some(event))
 }
 
 /// Locks both users, and asks again who they are, now that nobody can change it.
@@ -422,7 +445,8 @@ fn end_access(guest: Uuid) -> Result<()> {
     static KEYS: Statement = Statement::new(c"delete from auth.device_keys where user_id = $1", &[pg_sys::UUIDOID]);
     static IDENTITIES: Statement =
         Statement::new(c"delete from auth.identities where user_id = $1", &[pg_sys::UUIDOID]);
-    for statement in [&SESSIONS, &CODES, &KEYS, &IDENTITIES] {
+    static MESSAGES: Statement = Statement::new(c"delete from auth.messages where user_id = $1", &[pg_sys::UUIDOID]);
+    for statement in [&SESSIONS, &CODES, &KEYS, &IDENTITIES, &MESSAGES] {
         statement.run(&[spi::uuid(guest)])?;
     }
     Ok(())

@@ -11,6 +11,18 @@ pub enum Side {
 }
 
 impl Side {
+    /// As `on_conflict` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Guest => "guest",
+            Side::Account => "account",
+        }
+    }
+
+    pub fn named(name: &str) -> Option<Self> {
+        [Side::Guest, Side::Account].into_iter().find(|side| side.name() == name)
+    }
+
     pub fn other(self) -> Self {
         match self {
             Side::Guest => Side::Account,

@@ -221,6 +221,28 @@ drop function shop.half_done;
 select raised('select auth.merge_anonymous_user($1)', :'ada_token');
 rollback;
 
+-- C2: the application's own functions are called before and after, in the same transaction, and may refuse.
+begin;
+create table called (hook text, event jsonb);
+create function note_merge(event jsonb) returns void language sql as $$ insert into called values (event->'metadata'->>'name', event) $$;
+create function refuse_merge(event jsonb) returns jsonb language sql as $$ select '{"error": {"http_code": 403, "message": "not today"}}'::jsonb $$;
+select auth.set_hook('before_merge', 'note_merge(jsonb)'), auth.set_hook('user_merged', 'note_merge(jsonb)');
+select * from session(auth.sign_in_anonymously('{"lang": "de"}')) \gset ada_
+select * from session(auth.sign_in_anonymously()) \gset bob_
+insert into notes values (:'ada_id', 'of Ada');
+select set_config('anon_auth.access_token', :'bob_token', true) is not null as signed_in;
+savepoint ready;
+select auth.merge_anonymous_user(:'ada_token') is not null as merged;
+select hook, event->'guest'->>'id' = :'ada_id' as guest, event->'guest'->'user_metadata' as guests_metadata, event->'user'->>'id' = :'bob_id' as account,
+       event->'tables' as tables, event->'dry_run' as dry_run, event->'guest_deleted' as guest_deleted from called order by 1;
+rollback to ready;
+select auth.set_hook('before_merge', 'refuse_merge(jsonb)');
+select raised('select auth.merge_anonymous_user($1)', :'ada_token');
+select auth.set_hook('before_merge', null), auth.set_hook('user_merged', 'refuse_merge(jsonb)');
+select raised('select auth.merge_anonymous_user($1)', :'ada_token');
+select (select user_id = :'ada_id' from notes) as of_ada, (select count(*) from called) as called, (select count(*) from auth.users) as users;
+rollback;
+
 -- Rules: what is refused, and that the last one counts.
 begin;
 create table items (user_id uuid references auth.users (id), name text, quantity int, twice int generated always as (quantity * 2) stored, since date);
