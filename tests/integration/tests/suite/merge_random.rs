@@ -150,8 +150,8 @@ fn table(random: &mut Random, number: usize, before: &[Table]) -> Table {
 
 /// Rows of guest, account and somebody else; those that the schema does not take are left out.
 fn fill(random: &mut Random, table: &Table, users: &[Uuid; 3]) -> String {
-    let mut sql = format!(
-        "do $$ declare r record; begin for r in select * from (values (null::int, null::uuid, null::uuid, null::int, null::int, null::int, null::text, null::int)"
+    let mut sql = String::from(
+        "do $$ declare r record; begin for r in select * from (values (null::int, null::uuid, null::uuid, null::int, null::int, null::int, null::text, null::int)",
     );
     for id in 1..=random.below(20) {
         let user = |random: &mut Random| match random.below(8) {
