@@ -178,6 +178,7 @@ fn merge_locked(pair: &Pair, preferred: Side, dry_run: bool) -> Result<Value> {
     });
     let mut mover = Mover::new(rules, preferred, whose.collect());
     let (identities, guest_deleted) = with_short_waits(|| {
+        count_rows(pair, &followed, &mut mover)?;
         if !settings.merge_keep_guests {
             drop_ignored(pair, &ignored, &mut mover)?;
         }
@@ -261,6 +262,23 @@ fn with_short_waits<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
+/// Counts what is there before anything moves, and refuses what cannot be moved.
+fn count_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()> {
+    let keys = Keys::one(pair.guest.to_string(), pair.account.to_string());
+    for table in followed {
+        let rule = mover.rule(table.table.relation);
+        let (guest, account) = count(pair, table)?;
+        if guest > 0 && matches!(rule, Rule::Merge | Rule::Sum(_)) {
+            for reference in &table.references {
+                collisions::check_exclusions(reference, &keys)?;
+            }
+        }
+        let name = rule.name();
+        mover.report.found(&table.table.name, name, guest, account);
+    }
+    Ok(())
+}
+
 /// Does to the guest's rows in tables that are not followed what their foreign keys say when the guest goes. First:
 /// rows that hang on them are still known for the guest's.
 fn drop_ignored(pair: &Pair, ignored: &[Followed], mover: &mut Mover) -> Result<()> {
@@ -274,17 +292,6 @@ fn drop_ignored(pair: &Pair, ignored: &[Followed], mover: &mut Mover) -> Result<
 
 fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()> {
     let keys = Keys::one(pair.guest.to_string(), pair.account.to_string());
-    for table in followed {
-        let rule = mover.rule(table.table.relation);
-        let (guest, account) = count(pair, table)?;
-        if guest > 0 && matches!(rule, Rule::Merge | Rule::Sum(_)) {
-            for reference in &table.references {
-                collisions::check_exclusions(reference, &keys)?;
-            }
-        }
-        let name = rule.name();
-        mover.report.found(&table.table.name, name, guest, account);
-    }
     for table in followed {
         if let Rule::Function(function) = mover.rule(table.table.relation) {
             let (guest, account) = count(pair, table)?;
