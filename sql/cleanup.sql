@@ -1,13 +1,11 @@
 -- Guests who expired go, in batches, without blocking anyone.
 
-create function auth.cleanup_expired_users(batch_size integer default 250, dry_run boolean default false, recheck_after uuid default null) returns jsonb
+create function auth.cleanup_expired_users(batch_size integer default 1000, dry_run boolean default false, recheck_after uuid default null) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     -- A batch holds locks on guests, so it waits only briefly for an application's locks on their rows.
     set lock_timeout = '10ms'
-    -- Compiling its small statements takes longer than running them, and a plan that does not know the limits
-    -- would read all sessions.
+    -- Compiling its small statements takes longer than running them.
     set jit = off
-    set plan_cache_mode = force_custom_plan
     as 'MODULE_PATHNAME', 'anon_auth_cleanup_expired_users';
 comment on function auth.cleanup_expired_users(integer, boolean, uuid) is
 'Deletes one batch of expired guests, expired and revoked sessions, expired one-time tokens, old audit entries and messages, and returns what it did: deleted, spared and blocked (guests), by_table (why), sessions, one_time_tokens, audit_log_entries, messages, more (whether another batch is waiting), recheck_after (for the next batch).

@@ -40,12 +40,15 @@ comment on table auth.session_revocations is 'Sessions ended because an old refr
 create function auth.delete_dependents() returns trigger
     language plpgsql security definer set search_path = pg_catalog, auth, pg_temp
 as $$
+declare
+    -- An array, so that they are found by index, however few there are and whatever the statistics say.
+    users constant uuid[] := array(select id from deleted);
 begin
-    delete from auth.sessions t using deleted d where t.user_id = d.id;
-    delete from auth.identities t using deleted d where t.user_id = d.id;
-    delete from auth.one_time_tokens t using deleted d where t.user_id = d.id;
-    delete from auth.device_keys t using deleted d where t.user_id = d.id;
-    delete from auth.messages t using deleted d where t.user_id = d.id;
+    delete from auth.sessions where user_id = any (users);
+    delete from auth.identities where user_id = any (users);
+    delete from auth.one_time_tokens where user_id = any (users);
+    delete from auth.device_keys where user_id = any (users);
+    delete from auth.messages where user_id = any (users);
     return null;
 end
 $$;

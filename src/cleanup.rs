@@ -188,15 +188,17 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     Ok(outcome)
 }
 
+// What expires is found by an index, which only a plan that knows the limits is sure to use.
+
 fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
-    static EXPIRED: Statement = Statement::new(
+    static EXPIRED: Statement = Statement::planned_for_values(
         c"delete from auth.sessions where id in (
               select id from auth.sessions where active_on <= $1 and refreshed_at <= $2
               order by active_on limit $3 for update skip locked)",
         &[pg_sys::DATEOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
     );
     // Ids grow with time, so the primary key finds the old ones.
-    static OLD: Statement = Statement::new(
+    static OLD: Statement = Statement::planned_for_values(
         c"delete from auth.sessions where id in (
               select id from auth.sessions where id < $1 and created_at <= $2
               order by id limit $3 for update skip locked)",
@@ -232,7 +234,7 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
 }
 
 fn delete_one_time_tokens(limits: &Limits, batch: i64) -> Result<u64> {
-    static EXPIRED: Statement = Statement::new(
+    static EXPIRED: Statement = Statement::planned_for_values(
         c"delete from auth.one_time_tokens where id in (
               select id from auth.one_time_tokens where expires_at <= $1
               order by expires_at limit $2 for update skip locked)",
@@ -242,7 +244,7 @@ fn delete_one_time_tokens(limits: &Limits, batch: i64) -> Result<u64> {
 }
 
 fn delete_audit_log_entries(before: i64, batch: i64) -> Result<u64> {
-    static OLD: Statement = Statement::new(
+    static OLD: Statement = Statement::planned_for_values(
         c"delete from auth.audit_log_entries where id in (
               select id from auth.audit_log_entries where created_at < $1
               order by created_at limit $2 for update skip locked)",

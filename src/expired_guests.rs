@@ -201,7 +201,8 @@ impl Limits {
 
 /// Locks expired guests that clean-up has not had to leave before.
 fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<Uuid>> {
-    static SELECT: Statement = Statement::new(
+    // A plan that does not know the limits would read all sessions.
+    static SELECT: Statement = Statement::planned_for_values(
         spi::literal(candidates!(
             "u.cleanup_blocked_at is null",
             "order by coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date) limit $6"
@@ -220,7 +221,7 @@ fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<Uuid>> {
 
 /// Locks those of `guests` that are expired.
 fn lock_these(limits: &Limits, guests: &[Uuid]) -> Result<Vec<Uuid>> {
-    static SELECT: Statement = Statement::new(
+    static SELECT: Statement = Statement::planned_for_values(
         spi::literal(candidates!("u.id = any ($6)", "")),
         &[
             pg_sys::DATEOID,

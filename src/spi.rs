@@ -58,6 +58,8 @@ pub struct Statement {
     sql: &'static CStr,
     types: &'static [pg_sys::Oid],
     visibility: Visibility,
+    /// CURSOR_OPT_…
+    options: u32,
     plan: Cell<pg_sys::SPIPlanPtr>,
 }
 
@@ -69,12 +71,17 @@ impl Statement {
     /// * `sql` – one statement with `$1`, `$2`, …; tables qualified
     /// * `types` – the types of the parameters
     pub const fn new(sql: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
-        Self { sql, types, visibility: Visibility::Statement, plan: Cell::new(std::ptr::null_mut()) }
+        Self { sql, types, visibility: Visibility::Statement, options: 0, plan: Cell::new(std::ptr::null_mut()) }
     }
 
     /// One that sees everything committed; see [`Visibility::Latest`].
     pub const fn latest(sql: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
         Self { visibility: Visibility::Latest, ..Self::new(sql, types) }
+    }
+
+    /// One that is planned anew each time, for the values it gets.
+    pub const fn planned_for_values(sql: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
+        Self { options: pg_sys::CURSOR_OPT_CUSTOM_PLAN, ..Self::new(sql, types) }
     }
 
     /// Runs it and returns the number of rows it returned or touched.
@@ -98,7 +105,7 @@ impl Statement {
     pub fn each(&self, values: &[Value], read: impl FnMut(&Row) -> Result<()>) -> Result<u64> {
         connected(|| {
             if self.plan.get().is_null() {
-                let plan = prepare(self.sql, self.types)?;
+                let plan = prepare(self.sql, self.types, self.options)?;
                 unsafe { pg_sys::SPI_keepplan(plan) };
                 self.plan.set(plan);
             }
@@ -128,7 +135,7 @@ pub enum Visibility {
 /// Runs a statement that has no parameters and returns no rows.
 pub fn run_once(sql: &CStr) -> Result<()> {
     connected(|| {
-        let plan = prepare(sql, &[])?;
+        let plan = prepare(sql, &[], 0)?;
         execute(plan, &[], Visibility::Statement, |_| Ok(()))?;
         unsafe { pg_sys::SPI_freeplan(plan) };
         Ok(())
@@ -150,7 +157,7 @@ pub fn run_checked(
     read: impl FnMut(&Row) -> Result<()>,
 ) -> Result<u64> {
     connected(|| {
-        let plan = prepare(sql, types)?;
+        let plan = prepare(sql, types, 0)?;
         check()?;
         let processed = execute(plan, values, Visibility::Latest, read)?;
         unsafe { pg_sys::SPI_freeplan(plan) };
@@ -199,9 +206,9 @@ fn connected<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     }
 }
 
-fn prepare(sql: &CStr, types: &[pg_sys::Oid]) -> Result<pg_sys::SPIPlanPtr> {
+fn prepare(sql: &CStr, types: &[pg_sys::Oid], options: u32) -> Result<pg_sys::SPIPlanPtr> {
     let (text, count, types) = (sql.as_ptr(), types.len() as i32, types.as_ptr().cast_mut());
-    catch(|| unsafe { raw::SPI_prepare(text, count, types) })
+    catch(|| unsafe { raw::SPI_prepare_cursor(text, count, types, options as i32) })
 }
 
 fn execute(
@@ -273,7 +280,7 @@ mod raw {
     use std::ffi::{c_char, c_int, c_long};
 
     unsafe extern "C-unwind" {
-        pub fn SPI_prepare(sql: *const c_char, count: c_int, types: *mut Oid) -> SPIPlanPtr;
+        pub fn SPI_prepare_cursor(sql: *const c_char, count: c_int, types: *mut Oid, options: c_int) -> SPIPlanPtr;
         pub fn SPI_execute_plan(
             plan: SPIPlanPtr,
             values: *mut Datum,

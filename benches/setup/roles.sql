@@ -12,5 +12,6 @@ create role either login;
 alter role either set anon_auth.switch_role = off;
 create role either_once login;
 alter role either_once set anon_auth.switch_role = off;
+alter role either_once set anon_auth.evaluate_once = on;
 create role either_wrapped login;
 alter role either_wrapped set anon_auth.switch_role = off;

@@ -355,7 +355,7 @@ select * from left_over;
 rollback;
 
 -- C8: CALL auth.cleanup() does it all, a transaction per batch; so it is not for a transaction block.
-select count(guest(n::text, '91 days')) as guests, guest('new', '0') is not null as new from generate_series(1, 300) n;
+select count(guest(n::text, '91 days')) as guests, guest('new', '0') is not null as new from generate_series(1, 1050) n;
 call auth.cleanup();
 select * from left_over;
 select payload->'deleted' as deleted from auth.audit_log_entries where action = 'cleanup' order by created_at;
