@@ -244,7 +244,7 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
         c"with guest as (
               insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
                                       updated_at, last_sign_in_at)
-              values ($1, $2, $3, $7, true, $4, $4, $4))
+              values ($1, $2, $3, coalesce($7, '{}'), true, $4, $4, $4))
           insert into auth.sessions (id, user_id, created_at, refreshed_at, refresh_token_nonce)
           values ($5, $1, $4, $4, $6)",
         &[
@@ -276,8 +276,10 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
 
     let now = clock::now();
     let mut user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
+    let mut app_metadata = None;
     if hook_events::before_user_created(&mut user, "anonymous")? {
         stored_metadata = spi::value(Jsonb(user.user_metadata.clone()));
+        app_metadata = spi::value(Jsonb(user.app_metadata.clone()));
     }
     let session = Session::new(user.id, "anonymous", now);
     INSERT.run(&[
@@ -287,7 +289,7 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
         spi::timestamp(now),
         spi::uuid(session.id),
         spi::value(session.nonce.as_slice()),
-        spi::value(Jsonb(user.app_metadata.clone())),
+        app_metadata,
     ])?;
     hook_events::after_user_created(&user, "anonymous")?;
     answer(&session, &user, &settings)

@@ -126,6 +126,7 @@ rollback;
 begin;
 select claim_address(session.token, jsonb_build_object('email', n || '@example.org')) as claimed
   from generate_series(1, 4) n, lateral session(auth.sign_in_anonymously(jsonb_build_object('n', n)));
+select jsonb_array_length(auth.claim_messages()) as claimed;
 select auth.acknowledge_message(id) from auth.outbox where recipient in ('1@example.org', '2@example.org') order by id;
 update auth.messages set finished_at = now() - interval '8 days' where recipient = '1@example.org';
 update auth.messages set expires_at = clock_timestamp() where recipient = '3@example.org';
@@ -188,7 +189,7 @@ begin
         when 'answer' then return jsonb_build_object('error', jsonb_build_object('http_code', 403, 'message', 'refused: ' || code || ' ' || hash));
         when 'raise' then raise exception 'refused: % %', code, hash using errcode = 'PT403', detail = code, hint = hash;
         when 'fail' then raise exception 'failed: % %', code, hash using detail = code, hint = hash;
-        when 'cast' then return (code || ' ')::date::text::jsonb;
+        when 'cast' then return to_jsonb((code || 'x')::int);
         when 'constraint' then execute format('select * from (values (%L)) v(x) where 1 / (x::int - x::int) = 0', code);
     end case;
     return null;

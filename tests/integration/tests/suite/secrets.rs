@@ -39,6 +39,47 @@ impl Collected {
     }
 }
 
+/// Codes on their way: by the outbox, and by a hook that fails and says all it knows.
+fn send_codes(admin: &mut Client, app: &mut Client, collected: &mut Collected) {
+    let guest = sign_in(app);
+    let claim = |app: &mut Client, address: &str| -> Result<(), Error> {
+        let mut transaction = app.transaction()?;
+        authenticate(&mut transaction, &guest.access_token)?;
+        let attributes = serde_json::json!({"email": address});
+        transaction.execute("select auth.update_user($1)", &[&attributes])?;
+        transaction.commit()
+    };
+    run(admin, "select auth.set_setting('otp_resend_interval', '0')");
+    for outcome in ["auth.acknowledge_message(id)", "auth.fail_message(id, 'refused', false)"] {
+        claim(app, "ada@example.org").unwrap();
+        let messages: Value = value(admin, "select auth.claim_messages()");
+        let data = &messages[0]["email_data"];
+        collected.secrets.push(data["token_hash"].as_str().expect("a token hash").to_owned());
+        run(admin, &format!("select {outcome} from auth.outbox where status = 'pending'"));
+    }
+    run(
+        admin,
+        "create schema app;
+         create function app.tell(event jsonb) returns jsonb language plpgsql as $$
+             begin
+                 raise exception '%', event using detail = event, hint = event->'email_data'->>'token_hash';
+             end $$;
+         select auth.set_hook('send_email', 'app.tell(jsonb)')",
+    );
+    for address in ["ada@example.org", "eve@example.org"] {
+        let error = claim(app, address).expect_err("the hook fails");
+        let text = describe(&error);
+        // The event is all there, but for the codes.
+        assert!(
+            text.contains("hook_failed")
+                && text.contains(r#""token": "***""#)
+                && text.contains(r#""token_hash": "***""#),
+            "{text}"
+        );
+    }
+    run(admin, "select auth.set_hook('send_email', null)");
+}
+
 /// Every call with bound parameters, as documented, and every error they can be made to raise.
 fn call_everything(db: &Database, admin: &mut Client) -> Collected {
     let mut collected = Collected { secrets: SECRET.map(str::to_owned).to_vec(), errors: Vec::new() };
@@ -124,6 +165,8 @@ fn call_everything(db: &Database, admin: &mut Client) -> Collected {
     collected.assert_absent("pg_settings", &shown.to_string());
     let all = app.simple_query("show all").unwrap();
     collected.assert_absent("SHOW ALL", &format!("{all:?}"));
+    set_token(&mut app, "");
+    send_codes(admin, &mut app, &mut collected);
     run(admin, "call auth.cleanup()");
     collected
 }
