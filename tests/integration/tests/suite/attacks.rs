@@ -23,6 +23,17 @@ const FOR_EVERYBODY: &[&str] = &[
     "user_info",
     "delete_user",
     "jwks",
+    "update_user",
+    "verify_otp",
+    "resend",
+    "link_identity",
+    "unlink_identity",
+    "sign_in_with_password",
+    "sign_in_with_id_token",
+    "create_promotion_code",
+    "redeem_promotion_code",
+    "create_transfer_code",
+    "redeem_transfer_code",
 ];
 
 /// A connection as `role`: as itself where it may log in, by SET ROLE where not.

@@ -488,3 +488,80 @@ fn C1_a_promotion_that_is_rolled_back_leaves_the_guest() {
     // The code is good still: what was rolled back has not used it up.
     as_user(&mut client, &claim.guest, |t| call(t, VERIFY, &claim.code)).unwrap();
 }
+
+/// A caller with operators, functions, types and temporary tables of its own in front of Postgres's: nothing of them
+/// takes part, neither as the caller nor as the owner of the extension.
+#[test]
+fn N13_what_is_in_front_of_the_search_path_takes_no_part() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_resend_interval", "0")]);
+    run(
+        &mut admin,
+        "create schema hostile; grant usage on schema hostile to public;
+         create function hostile.ran() returns boolean language plpgsql as $$ begin raise exception 'HOSTILE'; end $$;
+         create function hostile.same(uuid, uuid) returns boolean language sql as 'select hostile.ran()';
+         create function hostile.same(text, text) returns boolean language sql as 'select hostile.ran()';
+         create function hostile.same(bytea, bytea) returns boolean language sql as 'select hostile.ran()';
+         create operator hostile.= (leftarg = uuid, rightarg = uuid, function = hostile.same);
+         create operator hostile.= (leftarg = text, rightarg = text, function = hostile.same);
+         create operator hostile.= (leftarg = bytea, rightarg = bytea, function = hostile.same);
+         create function hostile.lower(text) returns text language sql as 'select hostile.ran()::text';
+         create function hostile.jsonb_each(jsonb, out key text, out value jsonb) returns setof record language sql as 'select hostile.ran()::text, null::jsonb';",
+    );
+    let connect = |session: Option<&Session>| {
+        let mut client = db.connect_as(APP);
+        run(
+            &mut client,
+            "create temp table users (id int); create temp table identities (id int); create temp table sessions (id int);
+             create temp table one_time_tokens (id int); create temp table messages (id int); create temp table guesses (id int);
+             set search_path = pg_temp, hostile, pg_catalog; begin",
+        );
+        if let Some(session) = session {
+            authenticate(&mut client, &session.access_token).unwrap();
+        }
+        client
+    };
+    let commit = |mut client: Client| run(&mut client, "commit");
+    expect_error(connect(None).batch_execute("select lower('A') = 'a'"), "P0001", "HOSTILE");
+
+    let guest = sign_in(&mut admin);
+    let mut client = connect(Some(&guest));
+    run(
+        &mut client,
+        r#"select auth.update_user('{"email": "ada@example.org", "data": {"name": "Ada", "old": null}}')"#,
+    );
+    run(&mut client, "select auth.resend('email_change')");
+    commit(client);
+    let (code, _) = sent(&mut admin, guest.user);
+    let mut client = connect(Some(&guest));
+    let answer: Value = client.query_one(VERIFY, &[&code]).unwrap().get(0);
+    commit(client);
+    let ada: Session = answer.into();
+    assert_eq!(ada.user, guest.user);
+    let mut client = connect(Some(&ada));
+    run(&mut client, r#"select auth.update_user('{"password": "correct horse"}')"#);
+    let identity = answer_identity(&mut client);
+    let refused = client.query_one("select auth.unlink_identity($1)", &[&identity]);
+    expect_error(refused, "PT422", "single_identity_not_deletable: ");
+    run(&mut client, "rollback");
+    let refused = connect(None).query_one("select auth.sign_in_with_password('ADA@example.org', 'wrong')", &[]);
+    expect_error(refused, "PT400", "invalid_credentials: ");
+
+    let guest = sign_in(&mut admin);
+    for kind in ["transfer", "promotion"] {
+        let mut client = connect(Some(&guest));
+        let code: String =
+            value(&mut client, &format!("select auth.create_{kind}_code() operator(pg_catalog.->>) '{kind}_code'"));
+        commit(client);
+        let mut client = connect(None);
+        let answer: Value =
+            client.query_one(&format!("select auth.redeem_{kind}_code($1)"), &[&code]).unwrap().get(0);
+        assert_eq!(Session::from(answer).user, guest.user);
+    }
+}
+
+/// The id of the signed-in user's first identity.
+fn answer_identity(client: &mut Client) -> Uuid {
+    let user: Value = value(client, "select auth.get_user()");
+    user["identities"][0]["identity_id"].as_str().and_then(|id| id.parse().ok()).expect("an identity")
+}
