@@ -35,14 +35,24 @@ fn proven(args: &Args) -> Result<Identity> {
 
 fn link_identity(args: &Args) -> Result<Jsonb> {
     writes(c"auth.link_identity()");
-    claims::require()?;
-    linking::link(&proven(args)?)
+    let (user, _) = claims::require()?;
+    let identity = proven(args)?;
+    linking::check_enabled()?;
+    let user = users::find(user)?.ok_or_else(claims::not_signed_in)?;
+    match linking::user_to_sign_in_to(&user, owner(&identity)?)? {
+        Some(_) => sign_in(&identity),
+        None => linking::link(&identity),
+    }
 }
 sql_function!(anon_auth_link_identity, link_identity);
 
 fn sign_in_with_id_token(args: &Args) -> Result<Jsonb> {
     writes(c"auth.sign_in_with_id_token()");
-    let identity = proven(args)?;
+    sign_in(&proven(args)?)
+}
+sql_function!(anon_auth_sign_in_with_id_token, sign_in_with_id_token);
+
+fn sign_in(identity: &Identity) -> Result<Jsonb> {
     let address = match &identity.email {
         Some((address, true)) => address::email(address).ok(),
         _ => None,
@@ -51,28 +61,27 @@ fn sign_in_with_id_token(args: &Args) -> Result<Jsonb> {
     keys::current()?;
     loop {
         // Whoever was found may be deleted, or the account unlinked, until the row is locked.
-        if let Some(user) = owner(&identity)? {
+        if let Some(user) = owner(identity)? {
             users::lock(user)?;
-            if note_sign_in(user, &identity)? {
+            if note_sign_in(user, identity)? {
                 return sessions::create(user, METHOD);
             }
         } else if let Some(user) = user_with(address.as_deref())? {
             users::lock(user)?;
             if user_with(address.as_deref())? == Some(user) {
-                linking::insert_identity(user, &identity)?;
+                linking::insert_identity(user, identity)?;
                 let payload = json!({"provider": identity.provider, "because_of": "email"});
                 crate::audit::record("identity_linked", Some(user), payload)?;
                 return sessions::create(user, METHOD);
             }
         } else {
             refuse_if_signed_in()?;
-            if let Some(user) = create_user(&identity, address.as_deref())? {
+            if let Some(user) = create_user(identity, address.as_deref())? {
                 return sessions::create(user, METHOD);
             }
         }
     }
 }
-sql_function!(anon_auth_sign_in_with_id_token, sign_in_with_id_token);
 
 /// `amr` of these sessions.
 const METHOD: &str = "oauth";

@@ -56,6 +56,16 @@ pub fn link(identity: &Identity) -> Result<Jsonb> {
     promote(&user, &Proof::Identity(identity), Prover::User)
 }
 
+/// The user to sign in to, where a guest links what belongs to somebody else and the setting `promotion_conflict`
+/// says so.
+///
+/// # Arguments
+/// * `owner` – whose it is
+pub fn user_to_sign_in_to(user: &User, owner: Option<Uuid>) -> Result<Option<Uuid>> {
+    let is_login = user.is_anonymous && settings::current()?.promotion_conflict_is_login;
+    Ok(owner.filter(|owner| is_login && *owner != user.id))
+}
+
 /// # Errors
 /// `manual_linking_disabled`.
 pub fn check_enabled() -> Result<()> {

@@ -12,7 +12,7 @@ use crate::linking::{self, Proof, Prover};
 use crate::one_time_tokens::{self, OneTimeToken, Purpose, otp_expired};
 use crate::settings;
 use crate::users::{self, User};
-use crate::{claims, client_address, clock, sql_function};
+use crate::{claims, client_address, clock, sessions, sql_function};
 use anon_auth_core::address;
 
 /// An e-mail address or a phone number, normalised.
@@ -112,7 +112,9 @@ pub fn request(user: &User, address: &Address) -> Result<()> {
         return Ok(());
     }
     check_enabled(user, address)?;
-    if address.owner()?.is_some() {
+    let owner = address.owner()?;
+    // Else the guest is to prove it, and signs in to that user.
+    if owner.is_some() && linking::user_to_sign_in_to(user, owner)?.is_none() {
         return Err(match address {
             Address::Email(address) => linking::email_exists(address),
             Address::Phone(number) => linking::phone_exists(number),
@@ -236,6 +238,9 @@ fn prove(
     }
     check_enabled(user, &address)?;
     token.delete()?;
+    if let Some(owner) = linking::user_to_sign_in_to(user, address.owner()?)? {
+        return sessions::create(owner, "otp");
+    }
     linking::promote(user, &address.proof(), prover)
 }
 

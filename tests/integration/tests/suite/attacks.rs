@@ -34,6 +34,7 @@ const FOR_EVERYBODY: &[&str] = &[
     "redeem_promotion_code",
     "create_transfer_code",
     "redeem_transfer_code",
+    "merge_anonymous_user",
 ];
 
 /// A connection as `role`: as itself where it may log in, by SET ROLE where not.
