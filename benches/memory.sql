@@ -68,7 +68,28 @@ insert into calls (function, call) values
                              select auth.revoke_signing_key(kid)::text from auth.create_signing_key() kid$$),
     ('import_signing_key', $$with old as (delete from auth.signing_keys where status = 'standby')
                              select auth.import_signing_key('{"kty": "oct", "alg": "HS256", "k": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"}')$$);
+insert into calls (function, call) values
+    ('update_user', $$select auth.update_user('{"data": {"a": [1, "b"]}}')::text$$),
+    ('update_user, email', $$select auth.update_user('{"email": "ada@example.com"}')::text$$),
+    ('verify_otp, refused', $$select pg_temp.refused('select auth.verify_otp(''email_change'', ''x'')')$$),
+    ('unlink_identity, refused', $$select pg_temp.refused('select auth.unlink_identity(gen_random_uuid())')$$),
+    ('create_promotion_code', 'select auth.create_promotion_code()::text'),
+    ('redeem_promotion_code, refused', $$select pg_temp.refused('select auth.redeem_promotion_code(''x'')')$$),
+    ('create_transfer_code', 'select auth.create_transfer_code()::text'),
+    ('redeem_transfer_code, refused', $$select pg_temp.refused('select auth.redeem_transfer_code(''x'')')$$),
+    ('sign_in_with_password, refused', $$select pg_temp.refused('select auth.sign_in_with_password(''nobody@example.com'', ''x'')')$$),
+    ('claim_messages', 'select auth.claim_messages(1)::text'),
+    ('acknowledge_message', 'select auth.acknowledge_message(gen_random_uuid())::text'),
+    ('fail_message', 'select auth.fail_message(gen_random_uuid())::text'),
+    ('hook_definitions', 'select auth.hook_definitions()::text'),
+    ('set_hook', $$select auth.set_hook('user_promoted')::text$$),
+    ('set_identity_provider, refused', $$select pg_temp.refused('select auth.set_identity_provider(''x'', ''x'')')$$),
+    ('remove_identity_provider', $$select auth.remove_identity_provider('x')::text$$),
+    ('refresh_identity_provider_keys', 'select auth.refresh_identity_provider_keys()::text'),
+    ('link_identity, refused', $$select pg_temp.refused('select auth.link_identity(''x'', ''a.b.c'')')$$),
+    ('sign_in_with_id_token, refused', $$select pg_temp.refused('select auth.sign_in_with_id_token(''x'', ''a.b.c'')')$$);
 insert into calls (function, call, start) values
+    ('resend', $$select auth.resend('email_change')::text$$, $$select auth.update_user('{"email": "ada@example.com"}')::text$$),
     ('authenticate', 'select $1 where auth.authenticate($1) is not null', 'select current_setting(''bench.token'')'),
     ('verify_token', 'select $1 where auth.verify_token($1) is not null', 'select current_setting(''bench.token'')'),
     ('verify_token, refused', $$select pg_temp.refused('select auth.verify_token($1)', overlay($1 placing 'AAAA' from 200))$$,
@@ -77,8 +98,14 @@ insert into calls (function, call, start) values
 update calls set share = 0.25 where function in
     ('sign_out', 'sign_in_anonymously', 'refresh_session', 'jwt, another token', 'set_setting', 'import_provider');
 update calls set share = 0.05 where function in ('delete_user', 'cleanup_expired_users')
-                                 or function ~ 'signing_key$';
+                                 or function ~ 'signing_key$'
+                                 or function in ('resend', 'update_user, email', 'verify_otp, refused', 'sign_in_with_password, refused');
 alter table calls add calls int generated always as (:calls * share) stored;
+
+-- No limits in the way, and no password takes long.
+select count(auth.set_setting(name, value)) from (values ('otp_resend_interval', '0'), ('otp_attempt_limit', '1000'),
+    ('otp_attempt_limit_total', '100000'), ('password_attempt_limit', '100000'), ('password_hash_memory', '128'),
+    ('password_hash_iterations', '1')) settings (name, value) \g /dev/null
 
 -- What clean-up finds: as many as it takes.
 insert into auth.users (id, is_anonymous, created_at)

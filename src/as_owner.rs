@@ -33,6 +33,7 @@ pub fn call<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T>
 
 fn run_with<T>(role: pg_sys::Oid, security_bits: i32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let path = CString::new(search_path(role)?).unwrap_or_default();
+    let _unprinted = spi::Unprinted::new();
     unsafe {
         let (mut user, mut security) = (pg_sys::InvalidOid, 0);
         pg_sys::GetUserIdAndSecContext(&mut user, &mut security);

@@ -337,13 +337,24 @@ pub struct Fresh {
     expires: i64,
 }
 
+/// What readers look up of a token, by what `anon_auth.check_session` says.
+///
+/// # Errors
+/// Those of [`looked_up`].
+pub fn freshness(verified: &Verified) -> Result<Fresh> {
+    match guc::check_session() {
+        true => looked_up(verified),
+        false => Ok(Fresh { overlay: None, expires: verified.expires }),
+    }
+}
+
 /// Looks up session and user of a token.
 ///
 /// # Errors
 /// `session_not_found`, `session_expired`, `user_not_found`, `user_banned`.
-pub fn freshness(verified: &Verified) -> Result<Fresh> {
+fn looked_up(verified: &Verified) -> Result<Fresh> {
     let is_about_no_session = !verified.is_ours && !verified.claims.contains_key("session_id");
-    if !guc::check_session() || is_about_no_session {
+    if is_about_no_session {
         return Ok(Fresh { overlay: None, expires: verified.expires });
     }
     let (Some(user), Some(session)) = (verified.user, verified.session) else {
@@ -355,20 +366,21 @@ pub fn freshness(verified: &Verified) -> Result<Fresh> {
     Ok(Fresh { overlay, expires: verified.expires.min(ends) })
 }
 
-/// The signed-in user and its session.
+/// The signed-in user and its session, for functions that do something in the user's name: they look both up
+/// whatever `anon_auth.check_session` says, which is about what policies cost.
 ///
 /// # Errors
 /// `no_authorization` without a token, or why the token is refused.
 pub fn require() -> Result<(Uuid, Option<Uuid>)> {
     let by_token = match guc::access_token() {
-        Some(token) => verify(&token).and_then(|verified| freshness(&verified).map(|_| verified)),
+        Some(token) => verify(&token).and_then(|verified| looked_up(&verified).map(|_| verified)),
         None => Err(not_signed_in()),
     };
     let verified = match by_token {
         Err(error) if guc::trust_request_claims() => {
             error.discard();
             let verified = request_claims().ok_or_else(not_signed_in)?;
-            freshness(&verified)?;
+            looked_up(&verified)?;
             verified
         }
         by_token => by_token?,

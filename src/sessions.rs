@@ -164,9 +164,12 @@ fn find(id: Uuid) -> Option<Session> {
 }
 
 /// What the client gets: both tokens and the user.
-fn answer(session: &Session, user: &User, settings: &Settings) -> Result<Jsonb> {
+///
+/// # Arguments
+/// * `now` – the time at which they are issued
+fn answer(session: &Session, user: &User, settings: &Settings, now: i64) -> Result<Jsonb> {
     let nonce = session.nonce.as_slice().try_into().map_err(|_| refresh_token_not_found())?;
-    let issued = clock::unix_seconds(clock::now());
+    let issued = clock::unix_seconds(now);
     let lifetime = settings.access_token_lifetime / 1_000_000;
     let (key_id, refresh_key) = keys::current_refresh()?;
     let refresh_token =
@@ -212,8 +215,8 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
     hook_events::custom_access_token(&mut claims, method)?;
     let key = keys::current()?;
     anon_auth_core::jwt::encode(key.kid(), key.signing_key()?, &claims).map_err(|_| {
-        invalid("the metadata of the user is too large for an access token of 8 KiB")
-            .hint("Shorten raw_app_meta_data or raw_user_meta_data.")
+        invalid("the claims of the user are too large for an access token of 8 KiB")
+            .hint("Shorten raw_app_meta_data, raw_user_meta_data, or what the hook custom_access_token adds.")
     })
 }
 
@@ -292,7 +295,7 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
         app_metadata,
     ])?;
     hook_events::after_user_created(&user, "anonymous")?;
-    answer(&session, &user, &settings)
+    answer(&session, &user, &settings, now)
 }
 sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
 
@@ -324,7 +327,7 @@ pub fn create(user: Uuid, method: &str) -> Result<Jsonb> {
         spi::value(session.nonce.as_slice()),
     ])?;
     let settings = settings::current()?;
-    answer(&session, &user, &settings)
+    answer(&session, &user, &settings, now)
 }
 
 sql_function!(anon_auth_refresh_session, |args| { refresh(&args.text(0)?.unwrap_or_default()) });
@@ -364,14 +367,14 @@ fn refresh(token: &str) -> Result<Jsonb> {
             ])?;
             if rotated == 1 {
                 (session.nonce, session.counter) = (nonce, session.counter + 1);
-                return answer(&session, &user, &settings);
+                return answer(&session, &user, &settings, now);
             }
             if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
                 // The transaction's own snapshot has an older row, and would have it in every further round.
                 return Err(serialization_failure());
             }
         } else if session.was_replaced_recently(&token, &settings) {
-            return answer(&session, &user, &settings);
+            return answer(&session, &user, &settings, clock::now());
         } else {
             return Err(refuse(&session, &token, &settings)?);
         }

@@ -193,6 +193,7 @@ pub fn subtransaction<T>(body: impl FnOnce() -> Result<T>) -> Result<std::result
 }
 
 fn connected<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _unprinted = Unprinted::new();
     unsafe {
         if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as i32 {
             return Err(crate::error::error(500, "internal_error", "SPI_connect failed"));
@@ -203,6 +204,34 @@ fn connected<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
             pg_sys::SPI_finish();
         }
         result
+    }
+}
+
+/// While it lives, no statement's parse tree or plan is printed: bound values stand in it, secrets among them, and
+/// any caller may turn printing on and have it sent to itself (`debug_print_plan`).
+pub struct Unprinted([bool; 3]);
+
+impl Unprinted {
+    pub fn new() -> Self {
+        Self(Self::switch([false; 3]))
+    }
+
+    fn switch(to: [bool; 3]) -> [bool; 3] {
+        // The variables behind the settings: setting those would cost more than most statements, and they are put
+        // back here whatever happens.
+        unsafe {
+            [
+                std::mem::replace(&mut *(&raw mut pg_sys::Debug_print_parse), to[0]),
+                std::mem::replace(&mut *(&raw mut pg_sys::Debug_print_rewritten), to[1]),
+                std::mem::replace(&mut *(&raw mut pg_sys::Debug_print_plan), to[2]),
+            ]
+        }
+    }
+}
+
+impl Drop for Unprinted {
+    fn drop(&mut self) {
+        Self::switch(self.0);
     }
 }
 

@@ -1,8 +1,9 @@
 //! No secret shows up where somebody might look.
 
 use anon_auth_tests::*;
-use postgres::{Client, Error};
+use postgres::{Client, Error, NoTls};
 use serde_json::Value;
+use std::sync::{Arc, Mutex};
 
 /// 32 bytes, in base64url as in a JWK and as `bytea` shows them.
 const SECRET: [&str; 2] = ["dGhlIHNlY3JldCB0aGF0IG5vYm9keSBpcyB0byBzZWU", "7468652073656372657420746861742"];
@@ -207,4 +208,54 @@ fn N14_no_secret_in_log_statistics_settings_errors_or_tables() {
     }
     let jwks: Value = value(&mut admin, "select auth.jwks()");
     collected.assert_absent("the JWKS", &jwks.to_string());
+}
+
+/// How the bytes of a text stand in a printed plan.
+fn as_printed(text: &str) -> String {
+    text.bytes().map(|byte| byte.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn N14_a_printed_plan_holds_no_secret() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    run(
+        &mut admin,
+        "create schema app;
+         create table app.sent (event jsonb);
+         create function app.send(event jsonb) returns jsonb language plpgsql as $$
+             begin insert into app.sent values (event); return null; end $$",
+    );
+    let printed = Arc::new(Mutex::new(String::new()));
+    let collect = printed.clone();
+    let mut app = db
+        .server
+        .config(&db.name, APP)
+        .notice_callback(move |notice| collect.lock().unwrap().push_str(notice.detail().unwrap_or_default()))
+        .connect(NoTls)
+        .unwrap();
+    let guest = sign_in(&mut app);
+    for (hook, secret) in [
+        ("null", "select convert_from(secret, 'UTF8')::jsonb->>0 from auth.messages where secret is not null"),
+        ("'app.send(jsonb)'", "select event->'email_data'->>'token' from app.sent"),
+    ] {
+        run(&mut admin, &format!("select auth.set_hook('send_email', {hook})"));
+        run(&mut admin, "select auth.set_setting('otp_resend_interval', '0')");
+        run(
+            &mut app,
+            "set debug_print_parse = on; set debug_print_rewritten = on; set debug_print_plan = on;
+             set debug_pretty_print = off; set client_min_messages = log; set plan_cache_mode = force_custom_plan",
+        );
+        let mut transaction = app.transaction().unwrap();
+        authenticate(&mut transaction, &guest.access_token).unwrap();
+        let attributes = serde_json::json!({"email": "ada@example.org"});
+        transaction.execute("select auth.update_user($1)", &[&attributes]).unwrap();
+        transaction.commit().unwrap();
+
+        let code: String = value(&mut admin, secret);
+        assert_eq!(code.len(), 6, "{code}");
+        let text = std::mem::take(&mut *printed.lock().unwrap());
+        assert!(text.contains("{PLANNEDSTMT") && text.contains("{QUERY"), "the caller's own statements are printed");
+        assert!(!text.contains(&as_printed(&code)), "{hook}");
+    }
 }
