@@ -221,9 +221,9 @@ impl Unprinted {
         // back here whatever happens.
         unsafe {
             [
-                std::mem::replace(&mut *(&raw mut pg_sys::Debug_print_parse), to[0]),
-                std::mem::replace(&mut *(&raw mut pg_sys::Debug_print_rewritten), to[1]),
-                std::mem::replace(&mut *(&raw mut pg_sys::Debug_print_plan), to[2]),
+                std::ptr::replace(&raw mut pg_sys::Debug_print_parse, to[0]),
+                std::ptr::replace(&raw mut pg_sys::Debug_print_rewritten, to[1]),
+                std::ptr::replace(&raw mut pg_sys::Debug_print_plan, to[2]),
             ]
         }
     }
