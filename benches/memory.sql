@@ -78,6 +78,8 @@ insert into calls (function, call) values
     ('create_transfer_code', 'select auth.create_transfer_code()::text'),
     ('redeem_transfer_code, refused', $$select pg_temp.refused('select auth.redeem_transfer_code(''x'')')$$),
     ('sign_in_with_password, refused', $$select pg_temp.refused('select auth.sign_in_with_password(''nobody@example.com'', ''x'')')$$),
+    ('merge_anonymous_user, refused', $$select pg_temp.refused('select auth.merge_anonymous_user(''x'')')$$),
+    ('set_merge_rule, refused', $$select pg_temp.refused('select auth.set_merge_rule(''pg_class'', ''x'')')$$),
     ('claim_messages', 'select auth.claim_messages(1)::text'),
     ('acknowledge_message', 'select auth.acknowledge_message(gen_random_uuid())::text'),
     ('fail_message', 'select auth.fail_message(gen_random_uuid())::text'),
