@@ -27,8 +27,13 @@ create index messages_expires_at_idx on auth.messages (expires_at) where status 
 create index messages_finished_at_idx on auth.messages (finished_at);
 
 comment on table auth.messages is 'Messages to users that a worker is to send, or has sent. In no dump.';
+comment on column auth.messages.channel is 'email or sms';
+comment on column auth.messages.recipient is 'Address or number, normalised';
+comment on column auth.messages.attempts is 'How often a worker has claimed it';
+comment on column auth.messages.last_error is 'Why a worker could not send it, in the words of auth.fail_message()';
+comment on column auth.messages.finished_at is 'When it was sent, given up, superseded, or expired';
 comment on column auth.messages.purpose is 'What its code is for: email_change, phone_change, …';
-comment on column auth.messages.status is 'pending (to be sent, maybe claimed by a worker), sent, failed (given up), expired, superseded (a newer message took its place)';
+comment on column auth.messages.status is 'pending (to be sent, maybe claimed by a worker), sent, failed (given up), expired, superseded (a newer message took its place, or its code became void)';
 comment on column auth.messages.secret is 'The code and the token hash of the link, until the message is sent or given up';
 comment on column auth.messages.sealed is 'Whether secret is encrypted with the key in anon_auth.key_file (AES-256-GCM-SIV, RFC 8452)';
 comment on column auth.messages.available_at is 'When a worker may claim it; if one has, the end of its lease';

@@ -20,14 +20,14 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// How a message reaches its recipient.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Channel {
     Email,
     Sms,
 }
 
 impl Channel {
-    const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Channel::Email => "email",
             Channel::Sms => "sms",
@@ -36,6 +36,14 @@ impl Channel {
 
     fn named(name: &str) -> Option<Self> {
         [Channel::Email, Channel::Sms].into_iter().find(|channel| channel.name() == name)
+    }
+
+    /// The code of the error where too many messages were sent.
+    pub const fn rate_limit_error(self) -> &'static str {
+        match self {
+            Channel::Email => "over_email_send_rate_limit",
+            Channel::Sms => "over_sms_send_rate_limit",
+        }
     }
 
     const fn hook(self) -> Hook {
@@ -105,6 +113,17 @@ pub fn send(message: &Message) -> Result<()> {
         return hooks::run(hook, event).map(|_| ());
     }
     store(message)
+}
+
+/// Withdraws the messages to a user that no worker has claimed yet: their codes are void.
+pub fn withdraw(user: Uuid) -> Result<()> {
+    static WITHDRAW: Statement = Statement::new(
+        c"update auth.messages set status = 'superseded', secret = null, finished_at = $2
+          where id in (select id from auth.messages where user_id = $1 and status = 'pending' and attempts = 0
+                       for update skip locked)",
+        &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID],
+    );
+    WITHDRAW.run(&[spi::uuid(user), spi::timestamp(clock::now())]).map(|_| ())
 }
 
 fn store(message: &Message) -> Result<()> {

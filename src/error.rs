@@ -23,6 +23,7 @@ pub enum Error {
 pub struct Report {
     sqlstate: [u8; 5],
     message: String,
+    detail: Option<String>,
     hint: Option<String>,
     /// Table, qualified, and constraint.
     about: Option<(String, String)>,
@@ -39,16 +40,22 @@ pub fn error(status: u16, code: &str, message: impl AsRef<str>) -> Error {
     Error::Ours(Box::new(Report {
         sqlstate: [b'P', b'T', digit(status / 100), digit(status / 10), digit(status)],
         message: format!("{code}: {}", message.as_ref()),
+        detail: None,
         hint: None,
         about: None,
     }))
 }
 
-/// An error of an application's own, with its SQLSTATE.
-pub fn raised(sqlstate: &str, message: String) -> Error {
-    let mut state = *b"XX000";
-    state.iter_mut().zip(sqlstate.bytes()).for_each(|(to, from)| *to = from);
-    Error::Ours(Box::new(Report { sqlstate: state, message, hint: None, about: None }))
+/// An error that an application raised: its SQLSTATE, message, detail and hint, as `edit` leaves their texts.
+pub fn raised(error: &Error, edit: impl Fn(&str) -> String) -> Error {
+    let (detail, hint) = error.detail_and_hint();
+    Error::Ours(Box::new(Report {
+        sqlstate: error.sqlstate_bytes(),
+        message: edit(&error.message()),
+        detail: detail.as_deref().map(&edit),
+        hint: hint.as_deref().map(&edit),
+        about: None,
+    }))
 }
 
 /// What Postgres says when a transaction's snapshot is too old for what it wants to change.
@@ -56,6 +63,7 @@ pub fn serialization_failure() -> Error {
     Error::Ours(Box::new(Report {
         sqlstate: *b"40001",
         message: "could not serialize access due to concurrent update".into(),
+        detail: None,
         hint: Some("Run the transaction again.".into()),
         about: None,
     }))
@@ -92,6 +100,13 @@ impl Error {
         }
     }
 
+    fn detail_and_hint(&self) -> (Option<String>, Option<String>) {
+        match self {
+            Error::Ours(report) => (report.detail.clone(), report.hint.clone()),
+            Error::Postgres(data, _) => unsafe { (text((**data).detail), text((**data).hint)) },
+        }
+    }
+
     /// Table and constraint that the error is about, where it names them.
     pub fn table_and_constraint(&self) -> (Option<String>, Option<String>) {
         match self {
@@ -107,6 +122,26 @@ impl Error {
                 (table.or_else(|| about.clone()), text((**data).constraint_name))
             },
         }
+    }
+
+    /// The same error with its texts as `edit` leaves them, and without what Postgres says about where it arose: that
+    /// quotes the SQL it was in.
+    pub fn edited(self, edit: impl Fn(&str) -> String) -> Self {
+        if let Error::Postgres(data, _) = self {
+            unsafe {
+                let data = &mut *data;
+                for field in [&mut data.message, &mut data.detail, &mut data.hint] {
+                    if let Some(text) = text(*field) {
+                        let text = CString::new(edit(&text)).unwrap_or_default();
+                        *field = pg_sys::MemoryContextStrdup(pg_sys::TopTransactionContext, text.as_ptr());
+                    }
+                }
+                for field in [&mut data.context, &mut data.detail_log, &mut data.internalquery] {
+                    *field = std::ptr::null_mut();
+                }
+            }
+        }
+        self
     }
 
     /// Whether it must end the statement, whatever else could be done: the statement was cancelled or the server
@@ -145,11 +180,14 @@ impl Error {
 
     /// The five characters of the SQLSTATE.
     pub fn sqlstate(&self) -> String {
-        let state = match self {
+        String::from_utf8_lossy(&self.sqlstate_bytes()).into_owned()
+    }
+
+    fn sqlstate_bytes(&self) -> [u8; 5] {
+        match self {
             Error::Ours(report) => report.sqlstate,
             Error::Postgres(data, _) => sqlstate_text(unsafe { (**data).sqlerrcode }),
-        };
-        String::from_utf8_lossy(&state).into_owned()
+        }
     }
 
     /// Frees what it holds, for an error that was dealt with.
@@ -168,6 +206,9 @@ impl Error {
                 (*data).elevel = pgrx::PgLogLevel::ERROR as i32;
                 (*data).sqlerrcode = make_sqlstate(&report.sqlstate);
                 (*data).message = palloc_text(&report.message);
+                if let Some(detail) = &report.detail {
+                    (*data).detail = palloc_text(detail);
+                }
                 if let Some(hint) = &report.hint {
                     (*data).hint = palloc_text(hint);
                 }

@@ -150,8 +150,8 @@ pub fn is_set(hook: Hook) -> bool {
 /// Returns the hook's answer, an object or null, or `None` where no function is set.
 ///
 /// # Errors
-/// Whatever the hook refuses with: `hook_refused` with its HTTP status and message, or its own SQLSTATE `PTnnn`
-/// and message. `hook_failed` (PT500) where it raised another error, answered nonsense, or is not there;
+/// Whatever the hook refuses with: `hook_refused` with its HTTP status and message, or its own error with SQLSTATE
+/// `PTnnn`. `hook_failed` (PT500) where it raised another error, answered nonsense, or is not there;
 /// `hook_timeout` (PT504). None holds a code that the event holds.
 pub fn run(hook: Hook, mut event: Value) -> Result<Option<Value>> {
     let all = stored();
@@ -246,17 +246,19 @@ fn check(hook: Hook, answer: Option<String>, secrets: &[String]) -> Result<Value
 /// What the caller is told when a hook raised an error.
 fn failure(hook: Hook, function: &Function, error: Error, secrets: &[String]) -> Error {
     let sqlstate = error.sqlstate();
-    // Cancelled, or to be tried again: no matter whose code it was.
+    // Cancelled, or to be tried again: no matter whose code it was. When it is cancelled is up to the caller, and
+    // what the hook was doing then is not its business: it may be sending a code.
     if error.is_interrupt() || sqlstate.starts_with("40") {
-        return error;
+        return error.edited(|text| without(secrets, text));
     }
-    let message = without(secrets, &error.message());
+    let told = if sqlstate.starts_with("PT4") || sqlstate.starts_with("PT5") {
+        raised(&error, |text| without(secrets, text))
+    } else {
+        failed(hook, &format!("failed: {}", without(secrets, &error.message())))
+            .hint(format!("The function is {}; SQLSTATE {sqlstate}.", function.signature))
+    };
     error.discard();
-    if sqlstate.starts_with("PT4") || sqlstate.starts_with("PT5") {
-        return raised(&sqlstate, message);
-    }
-    failed(hook, &format!("failed: {message}"))
-        .hint(format!("The function is {}; SQLSTATE {sqlstate}.", function.signature))
+    told
 }
 
 /// What is wrong with a hook, told to whoever called the function that it was to take part in.

@@ -39,7 +39,7 @@ fn link_identity(args: &Args) -> Result<Jsonb> {
     let identity = proven(args)?;
     linking::check_enabled()?;
     let user = users::find(user)?.ok_or_else(claims::not_signed_in)?;
-    match linking::user_to_sign_in_to(&user, owner(&identity)?)? {
+    match linking::user_to_sign_in_to(&user, owner(identity)?)? {
         Some(_) => sign_in(&identity),
         None => linking::link(&identity),
     }
@@ -60,7 +60,7 @@ fn sign_in(identity: &Identity) -> Result<Jsonb> {
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
     loop {
-        // Whoever was found may be deleted, or the account unlinked, until the row is locked.
+        // Whoever was found may be deleted, or the account linked or unlinked, until the row is locked.
         if let Some(user) = owner(identity)? {
             users::lock(user)?;
             if note_sign_in(user, identity)? {
@@ -68,8 +68,7 @@ fn sign_in(identity: &Identity) -> Result<Jsonb> {
             }
         } else if let Some(user) = user_with(address.as_deref())? {
             users::lock(user)?;
-            if user_with(address.as_deref())? == Some(user) {
-                linking::insert_identity(user, identity)?;
+            if user_with(address.as_deref())? == Some(user) && linking::insert_identity(user, identity)? {
                 let payload = json!({"provider": identity.provider, "because_of": "email"});
                 crate::audit::record("identity_linked", Some(user), payload)?;
                 return sessions::create(user, METHOD);

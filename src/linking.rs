@@ -9,7 +9,7 @@ use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
-use crate::{claims, clock, hook_events, sessions, settings, sql_function};
+use crate::{claims, clock, delivery, hook_events, sessions, settings, sql_function};
 use anon_auth_core::address;
 use pgrx::pg_sys;
 use serde_json::{Value, json};
@@ -125,7 +125,9 @@ pub fn promote(user: &User, proof: &Proof, prover: Prover) -> Result<Jsonb> {
         }
         Proof::Identity(identity) => {
             // First: whoever owns the account owns its address as well.
-            insert_identity(user.id, identity)?;
+            if !insert_identity(user.id, identity)? {
+                return Err(identity_exists(user.id, identity));
+            }
             set_proven(user.id, new_verified_email(user, identity).as_deref(), None)?;
             (identity.provider.as_str(), "oauth")
         }
@@ -154,7 +156,7 @@ fn new_verified_email(user: &User, identity: &Identity) -> Option<String> {
     }
 }
 
-fn end_what_came_before(user: Uuid, nothing_was_proven: bool, prover: Prover) -> Result<()> {
+fn end_what_came_before(id: Uuid, nothing_was_proven: bool, prover: Prover) -> Result<()> {
     const OF_USER: &[pg_sys::Oid] = &[pg_sys::UUIDOID];
     static SESSIONS: Statement = Statement::latest(c"delete from auth.sessions where user_id = $1", OF_USER);
     static CODES: Statement = Statement::latest(c"delete from auth.one_time_tokens where user_id = $1", OF_USER);
@@ -164,9 +166,10 @@ fn end_what_came_before(user: Uuid, nothing_was_proven: bool, prover: Prover) ->
         OF_USER,
     );
     static DEVICE_KEYS: Statement = Statement::latest(c"delete from auth.device_keys where user_id = $1", OF_USER);
-    let user = [spi::uuid(user)];
+    let user = [spi::uuid(id)];
     SESSIONS.run(&user)?;
     CODES.run(&user)?;
+    delivery::withdraw(id)?;
     if nothing_was_proven {
         IDENTITIES.run(&user)?;
         PASSWORD.run(&user)?;
@@ -230,9 +233,8 @@ fn set_address_identity(user: Uuid, provider: &str, mut data: Value) -> Result<(
     UPSERT.run(&[spi::uuid(user), spi::value(provider), spi::value(Jsonb(data)), now]).map(|_| ())
 }
 
-/// # Errors
-/// `identity_already_exists`.
-pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<()> {
+/// Links an account to a user. Returns false where it is linked already.
+pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<bool> {
     static INSERT: Statement = Statement::new(
         c"insert into auth.identities (user_id, provider, provider_id, identity_data, last_sign_in_at, created_at, updated_at)
           values ($1, $2, $3, $4, $5, $5, $5)
@@ -246,15 +248,23 @@ pub fn insert_identity(user: Uuid, identity: &Identity) -> Result<()> {
         spi::value(Jsonb(identity.identity_data.clone())),
         spi::timestamp(clock::now()),
     ])?;
-    match inserted {
-        0 => Err(error(
-            422,
-            "identity_already_exists",
-            format!("this account at \"{}\" is already linked to a user", identity.provider),
-        )
-        .hint(SIGN_IN_THERE)),
-        _ => Ok(()),
-    }
+    Ok(inserted == 1)
+}
+
+fn identity_exists(user: Uuid, identity: &Identity) -> Error {
+    static OWN: Statement = Statement::latest(
+        c"select from auth.identities where user_id = $1 and provider = $2 and provider_id = $3",
+        &[pg_sys::UUIDOID, pg_sys::TEXTOID, pg_sys::TEXTOID],
+    );
+    let account =
+        [spi::uuid(user), spi::value(identity.provider.as_str()), spi::value(identity.provider_id.as_str())];
+    let (whose, hint) = match OWN.run(&account) {
+        Ok(0) => ("a user", SIGN_IN_THERE),
+        Ok(_) => ("this user", "There is nothing to do."),
+        Err(error) => return error,
+    };
+    let message = format!("this account at \"{}\" is already linked to {whose}", identity.provider);
+    error(422, "identity_already_exists", message).hint(hint)
 }
 
 fn unlink_identity(args: &Args) -> Result<Jsonb> {
@@ -268,14 +278,13 @@ fn unlink_identity(args: &Args) -> Result<Jsonb> {
     check_enabled()?;
     let (user, session) = lock_caller()?;
     let identity = args.get::<pgrx::Uuid>(0).map(|id| Uuid::from_bytes(*id.as_bytes())).unwrap_or_default();
-    let count = COUNT.run(&[spi::uuid(user.id)])?;
-    if DELETE.run(&[spi::uuid(identity), spi::uuid(user.id)])? == 0 {
-        return Err(error(404, "identity_not_found", format!("the user has no identity {identity}"))
-            .hint("See identities in auth.get_user()."));
-    }
-    if count == 1 {
+    if COUNT.run(&[spi::uuid(user.id)])? == 1 {
         return Err(error(422, "single_identity_not_deletable", "it is the only identity of the user")
             .hint("Link another one first."));
+    }
+    if DELETE.run(&[spi::uuid(identity), spi::uuid(user.id)])? == 0 {
+        return Err(error(422, "identity_not_found", format!("the user has no identity {identity}"))
+            .hint("See identities in auth.get_user()."));
     }
     forget_addresses_of_no_identity(&user)?;
     sessions::end_others(user.id, session)?;

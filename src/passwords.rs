@@ -36,10 +36,13 @@ pub fn set(user: &User, session: Option<Uuid>, password: &str) -> Result<()> {
     }
     let settings = settings::current()?;
     check_strength(password, &settings)?;
-    if let Some(hash) = stored(user.id)?
-        && verify(password, &hash)?
-    {
-        return Err(error(422, "same_password", "the new password is the one in use"));
+    match stored(user.id)? {
+        Some(hash) if verify(password, &hash, cost(&settings))? => {
+            return Err(error(422, "same_password", "the new password is the one in use"));
+        }
+        Some(_) => (),
+        // There was nothing to guess at.
+        None => guesses::succeeded(&subject(user.id), &client_address::current()?)?,
     }
     let hash = password::hash(password, cost(&settings))?;
     UPDATE.run(&[spi::uuid(user.id), spi::value(hash.as_str()), spi::timestamp(clock::now())])?;
@@ -50,7 +53,12 @@ pub fn set(user: &User, session: Option<Uuid>, password: &str) -> Result<()> {
 /// Counts an attempt to set a password: by the answer `same_password` one could guess the one in use. Before the
 /// user's row is locked.
 pub fn count_attempt(user: Uuid) -> Result<()> {
-    guesses::count(&Subject::password(&user.to_string()).of_user(user), &client_address::current()?)
+    guesses::count(&subject(user), &client_address::current()?)
+}
+
+/// A user's password is guessed at under one name, whichever of its addresses it is tried with.
+fn subject(user: Uuid) -> Subject {
+    Subject::password(&user.to_string()).of_user(user)
 }
 
 fn check_strength(password: &str, settings: &Settings) -> Result<()> {
@@ -85,12 +93,25 @@ fn stored(user: Uuid) -> Result<Option<String>> {
 }
 
 /// Whether `hash` is that of the password. The form of the hash tells how it was made; none but Argon2id's is
-/// known, and any other matches nothing.
-fn verify(password: &str, hash: &str) -> Result<bool> {
+/// known, and any other matches nothing, as slowly as no hash at all.
+fn verify(password: &str, hash: &str, cost: Cost) -> Result<bool> {
     match password::verify(password, hash) {
-        Err(PasswordError::Unknown) => Ok(false),
+        Err(PasswordError::Unknown) => Ok(password::hash(password, cost).map(|_| false)?),
         verified => Ok(verified?),
     }
+}
+
+/// Hashes a right password anew where another cost is set by now.
+fn keep_up_cost(user: Uuid, password: &str, hash: &str, cost: Cost) -> Result<()> {
+    static UPDATE: Statement = Statement::latest(
+        c"update auth.users set encrypted_password = $2 where id = $1",
+        &[pg_sys::UUIDOID, pg_sys::TEXTOID],
+    );
+    if !password::is_of_cost(hash, cost) {
+        let hash = password::hash(password, cost)?;
+        UPDATE.run(&[spi::uuid(user), spi::value(hash.as_str())])?;
+    }
+    Ok(())
 }
 
 fn sign_in_with_password(args: &Args) -> Result<Jsonb> {
@@ -103,23 +124,26 @@ fn sign_in_with_password(args: &Args) -> Result<Jsonb> {
         return Err(too_long(&password));
     }
     // Before anything is judged, and whatever becomes of this transaction.
-    let (subject, client) = (Subject::password(address.text()), client_address::current()?);
+    let owner = address.owner()?;
+    let subject = owner.map_or_else(|| Subject::password(address.text()), subject);
+    let client = client_address::current()?;
     guesses::count(&subject, &client)?;
 
-    let owner = address.owner()?;
     let hash = owner.map(stored).transpose()?.flatten();
+    let cost = cost(&*settings::current()?);
     let matches = match &hash {
-        Some(hash) => verify(&password, hash)?,
+        Some(hash) => verify(&password, hash, cost)?,
         // As slow as a wrong password, so that nobody learns who has an account.
-        None => password::hash(&password, cost(&*settings::current()?)).map(|_| false)?,
+        None => password::hash(&password, cost).map(|_| false)?,
     };
-    match owner {
-        Some(user) if matches => {
+    match (owner, &hash) {
+        (Some(user), Some(hash)) if matches => {
             let user = linking::lock(user)?;
             // Either may have changed before the lock was free.
-            if address.owner()? != owner || stored(user.id)? != hash {
+            if address.owner()? != owner || stored(user.id)?.as_ref() != Some(hash) {
                 return Err(invalid_credentials());
             }
+            keep_up_cost(user.id, &password, hash, cost)?;
             guesses::succeeded(&subject, &client)?;
             sessions::create(user.id, "password")
         }

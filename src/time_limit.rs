@@ -18,7 +18,7 @@ thread_local! {
 unsafe extern "C-unwind" {
     // utils/timeout.h, which pgrx leaves out.
     fn RegisterTimeout(id: i32, handler: unsafe extern "C" fn()) -> i32;
-    fn enable_timeout_after(id: i32, milliseconds: i32);
+    fn enable_timeout_every(id: i32, first: pg_sys::TimestampTz, milliseconds: i32);
     fn disable_timeout(id: i32, keep_indicator: bool);
 }
 
@@ -32,8 +32,9 @@ impl Drop for Timer {
     }
 }
 
-/// Runs `body` as `statement_timeout` would: when the time is up, it is cancelled at the next safe point. Within
-/// another limited run it has the time that is left of that one.
+/// Runs `body` as `statement_timeout` would: when the time is up, it is cancelled at the next safe point. SQL may
+/// catch that and go on, but is cancelled again, every millisecond, until it ends. Within another limited run it has
+/// the time that is left of that one.
 ///
 /// # Arguments
 /// * `limit` – microseconds
@@ -46,7 +47,7 @@ pub fn run<T>(limit: i64, body: impl FnOnce() -> Result<T>) -> Result<Option<T>>
     let timer = Timer(timer());
     IS_RUNNING.set(true);
     IS_OVER.store(false, Ordering::Relaxed);
-    unsafe { enable_timeout_after(timer.0, (limit / 1000).clamp(1, i32::MAX.into()) as i32) };
+    unsafe { enable_timeout_every(timer.0, pg_sys::GetCurrentTimestamp() + limit, 1) };
     let result = body();
     drop(timer);
     if !IS_OVER.swap(false, Ordering::Relaxed) {

@@ -27,11 +27,12 @@ fn update_user(args: &Args) -> Result<Jsonb> {
     if attributes.has_data {
         merge_metadata(user.id, args.get(0))?;
     }
-    for address in [&attributes.email, &attributes.phone].into_iter().flatten() {
-        verification::request(&user, address)?;
-    }
     if let Some(password) = &attributes.password {
         passwords::set(&user, session, password)?;
+    }
+    // Last: a message that was counted is not taken back.
+    for address in [&attributes.email, &attributes.phone].into_iter().flatten() {
+        verification::request(&user, address)?;
     }
     answer(user.id)
 }

@@ -68,6 +68,13 @@ impl Address {
         }
     }
 
+    fn channel(&self) -> Channel {
+        match self {
+            Address::Email(_) => Channel::Email,
+            Address::Phone(_) => Channel::Sms,
+        }
+    }
+
     fn purpose(&self) -> Purpose {
         match self {
             Address::Email(_) => Purpose::EmailChange,
@@ -106,7 +113,7 @@ fn shortened(text: &str) -> String {
 ///
 /// # Errors
 /// `email_exists`, `phone_exists`, `manual_linking_disabled`, `over_email_send_rate_limit`,
-/// `over_sms_send_rate_limit`, and what delivery raises.
+/// `over_sms_send_rate_limit`, `worker_unavailable`, and what delivery raises.
 pub fn request(user: &User, address: &Address) -> Result<()> {
     if address.is_proven_of(user) {
         return Ok(());
@@ -123,6 +130,10 @@ pub fn request(user: &User, address: &Address) -> Result<()> {
     if let Some(before) = one_time_tokens::of_user(user.id, address.purpose())? {
         check_resend_interval(&before, address)?;
     }
+    // Last, so that only what is sent counts; it counts though the transaction be rolled back, since a hook may have
+    // sent it by then.
+    let message = Subject::message(address.channel(), address.text()).of_user(user.id);
+    guesses::count(&message, &client_address::current()?)?;
     send(user, address)
 }
 
@@ -140,11 +151,7 @@ fn check_resend_interval(before: &OneTimeToken, address: &Address) -> Result<()>
     if wait <= 0 {
         return Ok(());
     }
-    let code = match address {
-        Address::Email(_) => "over_email_send_rate_limit",
-        Address::Phone(_) => "over_sms_send_rate_limit",
-    };
-    Err(error(429, code, "a code was sent a moment ago")
+    Err(error(429, address.channel().rate_limit_error(), "a code was sent a moment ago")
         .hint(format!("Try again in {} seconds.", (wait as u64).div_ceil(1_000_000))))
 }
 
@@ -153,10 +160,7 @@ fn send(user: &User, address: &Address) -> Result<()> {
     let (code, token_hash) =
         one_time_tokens::create_for_address(user.id, address.purpose(), address.text(), lifetime)?;
     delivery::send(&Message {
-        channel: match address {
-            Address::Email(_) => Channel::Email,
-            Address::Phone(_) => Channel::Sms,
-        },
+        channel: address.channel(),
         user,
         to: address.text(),
         code: &code,
@@ -180,26 +184,24 @@ fn verify_otp(args: &Args) -> Result<Jsonb> {
 sql_function!(anon_auth_verify_otp, verify_otp);
 
 fn purpose(name: Option<String>) -> Result<Purpose> {
-    let name = name.unwrap_or_default();
-    [Purpose::EmailChange, Purpose::PhoneChange].into_iter().find(|purpose| purpose.name() == name).ok_or_else(|| {
-        invalid(format!("\"{}\" is not a type of code", shortened(&name))).hint("Types: email_change, phone_change.")
-    })
+    let name = name.ok_or_else(|| invalid("the type of the code is missing").hint(TYPES))?;
+    [Purpose::EmailChange, Purpose::PhoneChange]
+        .into_iter()
+        .find(|purpose| purpose.name() == name)
+        .ok_or_else(|| invalid(format!("\"{}\" is not a type of code", shortened(&name))).hint(TYPES))
 }
+
+const TYPES: &str = "Types: email_change, phone_change.";
 
 /// Six digits, from the user they were made for: nobody can try, or use up, the code of somebody else.
 fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result<Jsonb> {
     let (user, _) = claims::require()?;
-    let claimed = one_time_tokens::of_user(user, purpose)?.ok_or_else(otp_expired)?.address;
-    // Before anything is judged, and whatever becomes of this transaction. Of the address as well: a new guest,
-    // and a new code, are to be had for the asking.
-    let client = client_address::current()?;
-    for owner in [user.to_string().as_str(), &claimed] {
-        guesses::count(&Subject::code(purpose.name(), owner).of_user(user), &client)?;
-    }
+    // Before anything is judged, and whatever becomes of this transaction.
+    guesses::count(&Subject::own_code(purpose.name(), user), &client_address::current()?)?;
 
     let (user, _) = linking::lock_caller()?;
     let token = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(otp_expired)?;
-    if token.address != claimed || !token.is_code(code)? {
+    if !token.is_code(code)? {
         return Err(otp_expired());
     }
     prove(&user, token, purpose, address, Prover::User)

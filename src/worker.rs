@@ -65,7 +65,7 @@ pub fn pause(time: Duration) {
 /// does it at this moment, waits a little.
 pub fn start(deadline: Instant) {
     const PAUSE: Duration = Duration::from_millis(10);
-    const LONGER: Duration = Duration::from_millis(50);
+    const LONGER: Duration = Duration::from_millis(250);
     // A crowd must not use up every slot for workers that find out they are one too many.
     let Some(lock) = Lock::take(Part::Start) else { return pause(PAUSE) };
     // Another one may have been started before the lock was free.
@@ -237,8 +237,11 @@ impl Worker {
                 if is_database_wanted() {
                     break;
                 }
-                if std::mem::take(&mut has_served) {
-                    look_after_tables();
+                if has_served {
+                    has_served = look_after_tables();
+                    if has_served {
+                        last_served = Instant::now();
+                    }
                 }
                 last_round = Instant::now();
             }
@@ -306,12 +309,15 @@ fn is_database_wanted() -> bool {
     !is_free
 }
 
-fn look_after_tables() {
-    if let Err(message) = transaction(guesses::forget_expired) {
+/// Returns whether there is more to do.
+fn look_after_tables() -> bool {
+    let is_more = transaction(guesses::forget_expired).unwrap_or_else(|message| {
         report(&message);
-    }
+        false
+    });
     // So that autovacuum hears of what was written.
     unsafe { pg_sys::pgstat_report_stat(true) };
+    is_more
 }
 
 fn reload_configuration() {

@@ -1,5 +1,6 @@
 -- Messages: to a hook, or to an outbox that workers empty (S20, N14). What becomes of the codes: see linking.
 \pset format unaligned
+select unlimited_messages();
 
 -- Ada, a guest, claims an e-mail address; the code is on its way.
 create function claim_address(token text, attributes jsonb) returns text language plpgsql as $$
@@ -205,3 +206,4 @@ select count(*) as codes from auth.one_time_tokens;
 rollback;
 
 drop function claim_address(text, jsonb);
+delete from auth.settings;

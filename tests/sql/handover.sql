@@ -1,5 +1,6 @@
 -- Codes that carry a guest elsewhere: promotion (A6) and transfer to a second device (W10).
 \pset format unaligned
+select unlimited_messages();
 
 -- W10: a short code signs the guest in on a second device, once.
 begin;
@@ -84,3 +85,4 @@ select auth.authenticate(:'ada_token') = :'ada_id' as authenticated;
 reset role;
 select auth.create_transfer_code()->'expires_in' as expires_in;
 rollback;
+delete from auth.settings;

@@ -1,5 +1,6 @@
 -- Hooks (S20, C4): set by an administrator only, run with their owner's rights, and able to refuse.
 \pset format unaligned
+select unlimited_messages();
 
 -- An owner that may do little, and a table in which hooks note what they saw.
 begin;
@@ -224,13 +225,13 @@ rollback;
 -- Only such functions can be hooks.
 begin;
 create function app.two(event jsonb, more int default 1) returns jsonb language sql as 'select $1';
-create function app.json(event json) returns jsonb language sql as 'select null::jsonb';
+create function app.of_json(event json) returns jsonb language sql as 'select null::jsonb';
 create function app.text(event jsonb) returns text language sql as 'select ''x''';
 create function app.many(event jsonb) returns setof jsonb language sql as 'select $1';
 create procedure app.procedure(event jsonb) language sql as '';
 create function pg_temp.temporary(event jsonb) returns jsonb language sql as 'select $1';
-select name, function, raised('select auth.set_hook($1, $2::regprocedure)', name, function)
-  from (values (1, 'before_user_created', 'app.two(jsonb, int)'), (2, 'before_user_created', 'app.json(json)'), (3, 'before_user_created', 'app.text(jsonb)'),
+select name, function, regexp_replace(raised('select auth.set_hook($1, $2::regprocedure)', name, function), 'pg_temp_[0-9]+', 'pg_temp_…') as raised
+  from (values (1, 'before_user_created', 'app.two(jsonb, int)'), (2, 'before_user_created', 'app.of_json(json)'), (3, 'before_user_created', 'app.text(jsonb)'),
                (4, 'before_user_created', 'app.many(jsonb)'), (5, 'before_user_created', 'app.procedure(jsonb)'), (6, 'before_user_created', 'pg_temp.temporary(jsonb)'),
                (7, 'before_user_created', 'jsonb_agg(anyelement)'), (8, 'custom_access_token', 'app.note_only(jsonb)'), (9, 'before_user_created', '0'),
                (10, 'before_user_created', '4294967295'), (11, 'no_such_hook', 'app.note(jsonb)'), (12, null, 'app.note(jsonb)')) f(n, name, function)
@@ -241,14 +242,14 @@ rollback;
 -- N10: nobody else sets one; and an administrator only what it may run anyway.
 begin;
 set local role authenticated;
-select raised('select auth.set_hook(''custom_access_token'', null)'), raised('select * from auth.all_hooks'), raised('select * from auth.hooks'),
+select raised('select auth.set_hook(''custom_access_token'', null)'), left(raised('select * from auth.all_hooks'), 23) as all_hooks, raised('select * from auth.hooks'),
        raised('insert into auth.hooks values (''custom_access_token'', ''app'', ''note'', ''hook_owner'')');
 set local role service_role;
 select raised('select auth.set_hook(''custom_access_token'', ''app.note(jsonb)'')');
-select raised('select auth.set_hook(''custom_access_token'', ''pg_catalog.jsonb_strip_nulls(jsonb)'')');
+select raised('select auth.set_hook(''custom_access_token'', ''pg_catalog.jsonb_pretty(jsonb)'')');
 reset role;
-grant hook_owner to service_role;
 alter role service_role inherit;
+grant hook_owner to service_role;
 set local role service_role;
 select auth.set_hook('custom_access_token', 'app.note(jsonb)');
 select name, function, owner from auth.all_hooks where function is not null;
@@ -322,3 +323,4 @@ drop function sign_in_with(text);
 set client_min_messages = warning;
 drop schema app cascade;
 drop role hook_owner;
+delete from auth.settings;

@@ -18,7 +18,8 @@ end
 $$;
 
 -- Attempts are counted whatever becomes of them; here there are many.
-insert into auth.settings (name, value) values ('otp_attempt_limit', '1000'), ('password_attempt_limit', '1000');
+insert into auth.settings (name, value) values ('password_attempt_limit', '1000');
+select unlimited_messages();
 
 -- S9: no password before an address is proven.
 begin;
@@ -112,7 +113,11 @@ select * from permanent('ada@example.org') \gset ada_
 select auth.set_setting('password_min_length', '4') as password_min_length;
 select auth.update_user('{"password": "1234"}') is not null as set;
 select auth.set_setting('password_hash_memory', '1024') as memory, auth.set_setting('password_hash_iterations', '3') as iterations, auth.set_setting('password_hash_parallelism', '2') as parallelism;
+select raised('select auth.sign_in_with_password(''ada@example.org'', ''wrong'')') as wrong, substr(encrypted_password, 1, 30) as hash from auth.users;
 select auth.sign_in_with_password('ada@example.org', '1234') is not null as old_cost;
+-- It is hashed anew, so that the time a sign-in takes tells nothing.
+select substr(encrypted_password, 1, 30) as hash from auth.users;
+select auth.sign_in_with_password('ada@example.org', '1234') is not null as new_cost;
 select auth.update_user('{"password": "12345"}') is not null as set;
 select substr(encrypted_password, 1, 30) as hash from auth.users;
 select auth.sign_in_with_password('ada@example.org', '12345') is not null as new_cost;

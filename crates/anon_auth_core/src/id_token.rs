@@ -40,7 +40,7 @@ pub struct Expected<'a> {
 /// What the claim `nonce` must be, for the nonce that the client presents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NonceCheck {
-    /// The nonce itself, or its SHA-256.
+    /// The SHA-256 of the nonce, in hexadecimal digits; or, where the claim does not look like one, the nonce itself.
     Either,
     /// The nonce itself (OpenID Connect Core).
     Exact,
@@ -72,9 +72,16 @@ impl NonceCheck {
         match self {
             Self::Exact => is(nonce.as_bytes()),
             Self::Sha256 => is(hash.as_bytes()),
-            Self::Either | Self::Optional => is(nonce.as_bytes()) || is(hash.as_bytes()),
+            // A hash that is in the token must not do as the nonce that it hides.
+            Self::Either | Self::Optional if is_hash(claim) => is(hash.as_bytes()),
+            Self::Either | Self::Optional => is(nonce.as_bytes()),
         }
     }
+}
+
+/// Whether a text looks like a SHA-256 in hexadecimal digits.
+fn is_hash(text: &str) -> bool {
+    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 impl FromStr for NonceCheck {

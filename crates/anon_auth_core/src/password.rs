@@ -60,6 +60,14 @@ pub fn verify(password: &str, hash: &str) -> Result<bool, PasswordError> {
     Ok(argon2id(password, &salt, version, &params)? == expected)
 }
 
+/// Whether `hash` was made at this cost; false also where it is no hash by Argon2id.
+pub fn is_of_cost(hash: &str, cost: Cost) -> bool {
+    let params = PasswordHash::new(hash).ok().and_then(|hash| Params::try_from(&hash).ok());
+    params.is_some_and(|params| {
+        (params.m_cost(), params.t_cost(), params.p_cost()) == (cost.memory, cost.iterations, cost.parallelism)
+    })
+}
+
 fn argon2id(password: &str, salt: &Salt, version: Version, params: &Params) -> Result<Output, PasswordError> {
     // Where memory is short this must fail by itself: a failed allocation would end the process.
     let mut memory: Vec<Block> = Vec::new();

@@ -20,6 +20,11 @@ fn S8_an_email_address_has_one_form() {
         // Full-width letters and the ideographic full stop of UTS 46.
         ("ada@ｅｘａｍｐｌｅ。org", "ada@example.org"),
         ("1@1.museum", "1@1.museum"),
+        // Letters with marks: a dot of its own, a vowel that is taken away.
+        ("İ@example.org", "i\u{307}@example.org"),
+        ("संपर्क@example.org", "संपर्क@example.org"),
+        // A joiner where IDNA takes one.
+        ("ada@نامه\u{200c}ای.com", "ada@xn--mgba3gch31f060k.com"),
     ] {
         assert_eq!(email(text).as_deref(), Ok(normal), "{text}");
     }
@@ -71,6 +76,15 @@ fn S8_what_is_no_email_address() {
         "a\u{e000}da@example.org",
         "\u{feff}ada@example.org",
         "ada@xn--a.org",
+        // Those that IDNA would drop: zero width space, soft hyphen, word joiner, variation selector; fillers.
+        "ada@b.c\u{200b}d",
+        "ada@exam\u{ad}ple.org",
+        "ada@exam\u{2060}ple.org",
+        "ada@exam\u{fe0f}ple.org",
+        "ada@exam\u{200d}ple.org",
+        "ada\u{fe0f}@example.org",
+        "ada\u{3164}@example.org",
+        "a\u{34f}da@example.org",
         "mailto:ada@example.org?x",
         &long_local,
         &long_domain,
@@ -78,6 +92,24 @@ fn S8_what_is_no_email_address() {
         &million,
     ] {
         assert!(email(text).is_err(), "{:?} became {:?}", text.chars().take(80).collect::<String>(), email(text));
+    }
+}
+
+#[test]
+fn S8_what_is_wrong_with_an_address_is_said() {
+    let long_local = format!("{}@example.org", "a".repeat(65));
+    for (text, why) in [
+        ("ada", "it has no @"),
+        ("ada@b", "its domain has no dot"),
+        ("a..b@c.de", "before the @ it begins or ends with a dot, or has two in a row"),
+        ("@c.de", "there is nothing before the @"),
+        ("a(b)@c.de", "it holds a character before the @ that is not taken there"),
+        ("\"ada\"@c.de", "it holds a character before the @ that is not taken there"),
+        ("ada@b.c\u{200b}d", "it holds a space or an invisible character"),
+        ("ada@b_c.de", "its domain is not a name of the DNS"),
+        (&long_local, "it has more than 64 bytes before the @"),
+    ] {
+        assert_eq!(email(text).map_err(|error| error.to_string()), Err(why.to_owned()), "{text}");
     }
 }
 

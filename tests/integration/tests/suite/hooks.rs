@@ -91,6 +91,93 @@ fn S20_a_hook_that_loops_sleeps_or_waits_is_ended_and_the_session_goes_on() {
     assert_eq!(value::<i64>(&mut other, "select count(*) from auth.users"), 1);
 }
 
+/// One that goes on after it was cancelled is cancelled again, a loop without an end included.
+#[test]
+fn S20_a_hook_that_catches_its_cancellation_is_ended() {
+    let db = Database::new();
+    let (mut admin, mut app) = (db.connect_with(&[("hook_timeout", "200 ms")]), db.connect_as(APP));
+    run(
+        &mut admin,
+        "create schema app;
+         create function app.stubborn(event jsonb) returns jsonb language plpgsql as $$
+         begin
+             for i in 1 .. 60 loop
+                 begin
+                     perform pg_sleep(1);
+                 exception when query_canceled then
+                     null;
+                 end;
+             end loop;
+             return null;
+         end $$;
+         create function app.endless(event jsonb) returns jsonb language plpgsql as $$
+         begin
+             loop
+                 begin
+                     perform pg_sleep(1);
+                 exception when query_canceled then
+                     null;
+                 end;
+             end loop;
+         end $$;",
+    );
+    for function in ["stubborn", "endless"] {
+        run(&mut admin, &format!("select auth.set_hook('after_user_created', 'app.{function}(jsonb)')"));
+        let start = Instant::now();
+        expect_error(try_sign_in(&mut app), "PT504", "hook_timeout");
+        assert!(start.elapsed() < Duration::from_secs(20), "{function}: {:?}", start.elapsed());
+        // Nothing is cancelled after it.
+        run(&mut app, "select pg_sleep(0.3)");
+    }
+}
+
+/// Whoever calls decides when the call is cancelled. What the hook was doing at that moment, with a code in its hands,
+/// stays the hook's secret.
+#[test]
+fn N14_a_hook_that_is_cancelled_tells_no_code() {
+    let db = Database::new();
+    let (mut admin, mut app) = (db.connect(), db.connect_as(APP));
+    run(
+        &mut admin,
+        "create schema app;
+         create table app.sent (code text);
+         create function app.send(event jsonb) returns void language plpgsql as $$
+         begin
+             if current_setting('app.raises', true) is not null then
+                 raise exception '%', event using errcode = current_setting('app.raises'), detail = event::text, hint = event::text;
+             end if;
+             execute format('select pg_sleep(60), %L', event);
+         end $$;
+         select auth.set_hook('send_email', 'app.send(jsonb)')",
+    );
+    let guest = sign_in(&mut app);
+    set_token(&mut app, &guest.access_token);
+    let mut told = Vec::new();
+    for setting in [
+        "statement_timeout = '300ms'",
+        "app.raises = '40001'",
+        "app.raises = '57014'",
+        "app.raises = 'PT403'",
+        "app.raises = 'P0001'",
+    ] {
+        run(&mut app, "set statement_timeout = 0; select auth.uid()");
+        run(&mut app, &format!("set otp.unused = 1; set {setting}"));
+        let claim = format!("{{\"email\": \"victim{}@example.org\"}}", told.len());
+        let error = app.batch_execute(&format!("select auth.update_user('{claim}')")).expect_err("it was cancelled");
+        let error = error.as_db_error().expect("the server answers").clone();
+        told.push(error.code().code().to_owned());
+        let shown = format!("{error:?}");
+        assert!(!shown.contains("pg_sleep"), "{setting}: {shown}");
+        // Six digits that stand alone, or the token of a link.
+        let words = shown.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_');
+        for word in words {
+            assert!(!(word.len() == 6 && word.bytes().all(|b| b.is_ascii_digit())), "{setting}: {shown}");
+            assert!(word.len() != 43, "{setting}: {shown}");
+        }
+    }
+    assert_eq!(told, ["57014", "40001", "PT500", "PT403", "PT500"]);
+}
+
 #[test]
 fn S20_a_call_that_waits_for_a_hook_can_be_cancelled() {
     let db = Database::new();

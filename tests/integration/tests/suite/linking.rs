@@ -186,20 +186,133 @@ fn N17_guesses_in_savepoints_of_one_transaction_are_counted() {
     }
 }
 
-/// New guests are to be had for the asking, and each claims the address anew.
+const CLAIM: &str = "select auth.update_user(jsonb_build_object('email', $1::text))";
+
+/// New guests are to be had for the asking, and each claims the address anew: what bounds their guesses is the number
+/// of codes. It is as many for all as it is for one who rolls back.
 #[test]
-fn N17_many_guests_guess_no_more_than_one() {
+fn N17_many_guests_guess_at_as_many_codes_as_are_sent() {
     let db = Database::new();
-    let mut admin = db.connect();
-    let mut judged = 0;
-    for i in 0..10 {
-        let claim = claim(&mut admin, "victim@example.org");
-        for j in 0..3 {
-            let guess = as_user(&mut admin, &claim.guest, |t| call(t, VERIFY, &wrong(&claim.code, i * 3 + j)));
-            judged += usize::from(code_of(&guess.expect_err("no guess is right")) == "otp_expired");
+    let mut admin = db.connect_with(&[("otp_resend_interval", "0")]);
+    let (mut sent_to, mut judged) = (0, 0);
+    for i in 0..12 {
+        let guest = sign_in(&mut admin);
+        match as_user(&mut admin, &guest, |t| call(t, CLAIM, "victim@example.org")) {
+            Ok(_) => sent_to += 1,
+            Err(error) => assert_eq!(code_of(&error), "over_email_send_rate_limit"),
+        }
+        for j in 0..8 {
+            let guess = as_user(&mut admin, &guest, |t| call(t, VERIFY, &format!("00000{}", (i + j) % 10)));
+            judged += usize::from(sent_to > i && code_of(&guess.expect_err("no guess is right")) == "otp_expired");
         }
     }
-    assert_eq!(judged, 5);
+    assert_eq!((sent_to, judged), (5, 25));
+}
+
+/// Somebody who claims an address of another, and tries codes, uses up attempts of its own only.
+#[test]
+fn S8_nobody_uses_up_the_attempts_of_others() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_resend_interval", "0")]);
+    let victim = claim(&mut admin, "victim@example.org");
+    for _ in 0..3 {
+        let attack = claim(&mut admin, "victim@example.org");
+        for i in 0..10 {
+            let guess = as_user(&mut admin, &attack.guest, |t| call(t, VERIFY, &wrong(&attack.code, i)));
+            guess.expect_err("no guess is right");
+        }
+    }
+    as_user(&mut admin, &victim.guest, |t| call(t, VERIFY, &victim.code)).unwrap();
+}
+
+fn come_from(client: &mut Client, address: &str) {
+    run(client, "set anon_auth.forwarded_header = 'x-real-ip'");
+    let headers = serde_json::json!({"x-real-ip": address}).to_string();
+    client.execute("select set_config('request.headers', $1, false)", &[&headers]).unwrap();
+}
+
+/// Claims as many addresses, each by a guest of its own, in transactions that are rolled back; returns what came of it.
+fn claims_of_guests(client: &mut Client, addresses: impl IntoIterator<Item = String>) -> Vec<String> {
+    let claim_one = |address: String| {
+        let mut transaction = client.transaction().unwrap();
+        let guest = sign_in(&mut transaction);
+        authenticate(&mut transaction, &guest.access_token).unwrap();
+        let result = call(&mut transaction, CLAIM, &address);
+        transaction.rollback().unwrap();
+        result.map_or_else(|error| code_of(&error), |_| "sent".into())
+    };
+    addresses.into_iter().map(claim_one).collect()
+}
+
+fn number_of(outcomes: &[String], outcome: &str) -> usize {
+    outcomes.iter().filter(|one| *one == outcome).count()
+}
+
+#[test]
+fn S8_messages_to_one_address_are_limited_whoever_asks() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_resend_interval", "0")]);
+    let mut ask = |from: &str, times: usize, address: &str| {
+        come_from(&mut admin, from);
+        let outcomes = claims_of_guests(&mut admin, (0..times).map(|n| address.replace('#', &n.to_string())));
+        assert_eq!(number_of(&outcomes, "sent") + number_of(&outcomes, "over_email_send_rate_limit"), times);
+        number_of(&outcomes, "sent")
+    };
+    // One client, though all of it was rolled back; tags after a plus sign lead to the same mailbox.
+    assert_eq!(ask("192.0.2.1", 8, "bombed@example.org"), 5);
+    assert_eq!(ask("192.0.2.1", 2, "bombed+tag#@example.org"), 0);
+    // From elsewhere the address can still be claimed, until there were too many from anywhere.
+    assert_eq!(ask("192.0.2.2", 8, "bombed+tag#@example.org"), 5);
+    assert_eq!(ask("192.0.2.3", 8, "bombed@example.org"), 5);
+    assert_eq!(ask("192.0.2.4", 8, "bombed@example.org"), 5);
+    assert_eq!(ask("192.0.2.5", 8, "bombed@example.org"), 0);
+    // A client cannot ask for more by naming many addresses.
+    assert_eq!(ask("192.0.2.1", 40, "one-of-#@example.org"), 25);
+    assert_eq!(ask("192.0.2.6", 1, "one-of-39@example.org"), 1);
+
+    let refusals = "select count(*) from auth.audit_log_entries
+                    where action = 'attempt_limit_reached' and payload->>'kind' = 'message'";
+    assert_eq!(value::<i64>(&mut admin, refusals), 6, "one for each limit that was reached");
+    assert_eq!(value::<i64>(&mut admin, "select count(*) from auth.messages"), 0);
+    // It is said when to try again; a text message has a limit of its own.
+    come_from(&mut admin, "192.0.2.5");
+    let guest = sign_in(&mut admin);
+    let refused = as_user(&mut admin, &guest, |t| call(t, CLAIM, "bombed@example.org"));
+    let text = expect_error(refused, "PT429", "over_email_send_rate_limit: ");
+    assert!(text.ends_with("Try again in 60 minutes.") || text.ends_with("Try again in 59 minutes."), "{text}");
+    let phone = "select auth.update_user(jsonb_build_object('phone', $1::text))";
+    as_user(&mut admin, &guest, |t| call(t, phone, "+4930123456")).unwrap();
+}
+
+#[test]
+fn S8_an_address_gets_one_message_at_a_time() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("otp_resend_interval", "2 seconds")]);
+    let begun = Instant::now();
+    claim(&mut admin, "ada@example.org");
+    let outcomes = claims_of_guests(&mut admin, vec!["ada@example.org".into(); 5]);
+    if begun.elapsed() < Duration::from_secs(2) {
+        assert_eq!(number_of(&outcomes, "over_email_send_rate_limit"), 5, "{outcomes:?}");
+    }
+    // That is no attack.
+    let audited = "select count(*) from auth.audit_log_entries where action = 'attempt_limit_reached'";
+    assert_eq!(value::<i64>(&mut admin, audited), 0);
+    // Another address, meanwhile; and the same one later.
+    assert_eq!(claims_of_guests(&mut admin, ["bob@example.org".into()]), ["sent"]);
+    sleep(2100);
+    assert_eq!(claims_of_guests(&mut admin, ["ada@example.org".into()]), ["sent"]);
+}
+
+/// What is wrong with a call shows before a message is counted, or it could not be made again when it is put right.
+#[test]
+fn S8_a_call_that_is_refused_counts_no_message() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    let guest = sign_in(&mut admin);
+    let with_password = r#"select auth.update_user('{"email": "ada@example.org", "password": "correct horse"}')"#;
+    let refused = as_user(&mut admin, &guest, |t| t.query_one(with_password, &[]));
+    expect_error(refused, "PT422", "validation_failed: ");
+    as_user(&mut admin, &guest, |t| call(t, CLAIM, "ada@example.org")).unwrap();
 }
 
 #[test]
@@ -214,6 +327,11 @@ fn N17_guesses_at_a_password_are_counted_and_lock_nobody_out() {
             call(t, SIGN_IN, &format!("guess {i}")).map(|_| ())
         });
     assert_eq!(judged, 10);
+    // By changing it no more can be guessed.
+    let by_change = as_user(&mut admin, &ada, |t| {
+        call(t, "select auth.update_user(jsonb_build_object('password', $1::text))", "another horse")
+    });
+    expect_error(by_change, "PT429", "over_request_rate_limit: ");
     // From there, the right one is refused as well; from another address it is not.
     expect_error(attacker.query_one(SIGN_IN, &[&"correct horse"]), "PT429", "over_request_rate_limit: ");
     run(&mut admin, "set anon_auth.forwarded_header = 'x-forwarded-for'; set anon_auth.trusted_proxies = 1");
@@ -245,8 +363,8 @@ fn N17_guesses_by_changing_the_password_are_counted() {
         }
         transaction.rollback().unwrap();
     }
-    // One was spent on setting it.
-    assert_eq!(set, 9);
+    // Setting the first one was no guess.
+    assert_eq!(set, 10);
 }
 
 fn permanent(admin: &mut Client, address: &str, password: &str) -> Session {

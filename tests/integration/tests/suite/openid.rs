@@ -295,6 +295,43 @@ fn S10_first_sign_ins_at_once_make_one_user() {
     assert!(users.iter().all(|user| *user == users[0]), "{users:?}");
 }
 
+/// Two first sign-ins by one account, whose address a user has proven here: the second waits for the lock, and finds the
+/// account linked.
+#[test]
+fn S10_a_first_sign_in_that_comes_second_is_no_conflict() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    let issuer = Issuer::new(&mut admin, "one");
+    let jane: Uuid = value(
+        &mut admin,
+        "insert into auth.users (id, email, email_confirmed_at) values (gen_random_uuid(), 'jane@example.com', now()) returning id",
+    );
+    let token = issuer.token(json!({"email": "jane@example.com", "email_verified": true}));
+    let mut first = db.connect_as(APP);
+    let mut first = first.transaction().unwrap();
+    assert_eq!(user_of(&sign_in_with_id_token(&mut first, "one", &token, Some("n")).unwrap()), jane);
+    let mut second = db.connect_as(APP);
+    run(&mut second, "set application_name = 'second'");
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| sign_in_with_id_token(&mut second, "one", &token, Some("n")));
+        let waits = "select exists (select from pg_stat_activity where application_name = 'second' and wait_event_type = 'Lock')";
+        wait_until("the second waits", Duration::from_secs(10), || value(&mut admin, waits));
+        first.commit().unwrap();
+        let answer = second.join().unwrap();
+        assert_eq!(user_of(&answer.unwrap_or_else(|error| panic!("{}", describe(&error)))), jane);
+    });
+    // Linking it once more is one.
+    let refused = link_identity(
+        &mut db.connect_as(APP),
+        &Session::from(sign_in_with_id_token(&mut admin, "one", &token, Some("n")).unwrap()).access_token,
+        "one",
+        &token,
+        Some("n"),
+    );
+    let text = expect_error(refused, "PT422", "identity_already_exists: ");
+    assert!(text.contains("is already linked to this user"), "{text}");
+}
+
 #[test]
 fn S10_only_certificates_that_the_server_trusts() {
     let dir = new_folder();
