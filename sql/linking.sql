@@ -31,7 +31,7 @@ create function auth.unlink_identity(identity_id uuid) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_unlink_identity';
 comment on function auth.unlink_identity(uuid) is
-'Unlinks an identity from the signed-in user, ends the user''s other sessions, and returns the user. An address goes with the last identity that has it, the password with the last address.
+'Unlinks an identity from the signed-in user, ends the user''s other sessions, and returns the user. An address goes with the last identity that proves it, the password with the last address.
 Arguments: identity_id, as in identities of auth.get_user().
 Errors: no_authorization (PT401), user_banned (PT403), manual_linking_disabled (PT404), single_identity_not_deletable, identity_not_found (PT422).
 Example: select auth.unlink_identity($1);';

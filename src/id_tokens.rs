@@ -20,7 +20,8 @@ const ABOUT_THE_TOKEN: [&str; 12] =
 /// The account that the caller's ID token proves: arguments provider, id_token and nonce.
 fn proven(args: &Args) -> Result<Identity> {
     let text = |n, name: &str| args.text(n)?.ok_or_else(|| invalid(format!("{name} is missing")));
-    let nonce = args.text(2)?;
+    // An empty one is none.
+    let nonce = args.text(2)?.filter(|nonce| !nonce.is_empty());
     let (provider, token) =
         identity_providers::verify(&text(0, "provider")?, &text(1, "id_token")?, nonce.as_deref())?;
     let IdToken { subject, email, email_verified, mut claims } = token;

@@ -269,7 +269,7 @@ fn identity_exists(user: Uuid, identity: &Identity) -> Error {
 
 fn unlink_identity(args: &Args) -> Result<Jsonb> {
     static DELETE: Statement = Statement::latest(
-        c"delete from auth.identities where id = $1 and user_id = $2",
+        c"delete from auth.identities where id = $1 and user_id = $2 returning provider",
         &[pg_sys::UUIDOID, pg_sys::UUIDOID],
     );
     static COUNT: Statement =
@@ -282,11 +282,13 @@ fn unlink_identity(args: &Args) -> Result<Jsonb> {
         return Err(error(422, "single_identity_not_deletable", "it is the only identity of the user")
             .hint("Link another one first."));
     }
-    if DELETE.run(&[spi::uuid(identity), spi::uuid(user.id)])? == 0 {
-        return Err(error(422, "identity_not_found", format!("the user has no identity {identity}"))
-            .hint("See identities in auth.get_user()."));
-    }
-    forget_addresses_of_no_identity(&user)?;
+    let provider =
+        DELETE.first(&[spi::uuid(identity), spi::uuid(user.id)], |row| Ok(row.get::<String>(1)))?.flatten();
+    let provider = provider.ok_or_else(|| {
+        error(422, "identity_not_found", format!("the user has no identity {identity}"))
+            .hint("See identities in auth.get_user().")
+    })?;
+    forget_addresses_of(&provider, &user)?;
     sessions::end_others(user.id, session)?;
     crate::audit::record("identity_unlinked", Some(user.id), json!({"identity_id": identity.to_string()}))?;
     let user = users::find(user.id)?.ok_or_else(claims::not_signed_in)?;
@@ -294,8 +296,18 @@ fn unlink_identity(args: &Args) -> Result<Jsonb> {
 }
 sql_function!(anon_auth_unlink_identity, unlink_identity);
 
-/// An address goes with the last identity that has it, and the password with the last address.
-fn forget_addresses_of_no_identity(user: &User) -> Result<()> {
+/// An address goes with the last identity that proves it, and the password with the last address.
+///
+/// # Arguments
+/// * `provider` – of the identity that was unlinked
+fn forget_addresses_of(provider: &str, user: &User) -> Result<()> {
+    static PROVEN: Statement = Statement::latest(
+        c"select i.identity_data->>'email'
+          from auth.identities i left join auth.identity_providers p on p.name = i.provider
+          where i.user_id = $1
+            and (i.provider = 'email' or p.trusts_email and i.identity_data->>'email_verified' = 'true')",
+        &[pg_sys::UUIDOID],
+    );
     static UPDATE: Statement = Statement::latest(
         c"update auth.users
           set email = case when $2 then email end, email_confirmed_at = case when $2 then email_confirmed_at end,
@@ -306,13 +318,14 @@ fn forget_addresses_of_no_identity(user: &User) -> Result<()> {
           where id = $1",
         &[pg_sys::UUIDOID, pg_sys::BOOLOID, pg_sys::BOOLOID, pg_sys::TIMESTAMPTZOID],
     );
-    let identities = users::identities(user.id)?;
-    let texts = |name: &'static str| {
-        let data = identities.as_array().into_iter().flatten().map(|identity| &identity["identity_data"]);
-        data.filter_map(move |data| data[name].as_str())
-    };
-    let keeps_email = texts("email").any(|text| address::email(text).ok().as_deref() == user.proven_email());
-    let keeps_phone = texts("phone").any(|text| address::phone(text).ok().as_deref() == user.proven_phone());
+    // A phone number is proven by nothing else, and proves nothing else.
+    let mut keeps_email = provider == "phone";
+    PROVEN.each(&[spi::uuid(user.id)], |row| {
+        let text: Option<String> = row.get(1);
+        keeps_email |= text.and_then(|text| address::email(&text).ok()).as_deref() == user.proven_email();
+        Ok(())
+    })?;
+    let keeps_phone = provider != "phone";
     let now = spi::timestamp(clock::now());
     UPDATE.run(&[spi::uuid(user.id), spi::value(keeps_email), spi::value(keeps_phone), now]).map(|_| ())
 }

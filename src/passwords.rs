@@ -21,10 +21,10 @@ const MAX_BYTES: usize = 1024;
 /// # Arguments
 /// * `user` – as it is since its row was locked
 /// * `session` – the session that stays
+/// * `password` – as [`count_attempt`] found it good enough
 ///
 /// # Errors
-/// `validation_failed` where the user has not proven an address yet, `weak_password`, `same_password`,
-/// `over_request_rate_limit`.
+/// `validation_failed` where the user has not proven an address yet, `same_password`.
 pub fn set(user: &User, session: Option<Uuid>, password: &str) -> Result<()> {
     static UPDATE: Statement = Statement::latest(
         c"update auth.users set encrypted_password = $2, updated_at = $3 where id = $1",
@@ -35,7 +35,6 @@ pub fn set(user: &User, session: Option<Uuid>, password: &str) -> Result<()> {
             .hint("Prove one first: auth.update_user('{\"email\": …}'), then auth.verify_otp(…)."));
     }
     let settings = settings::current()?;
-    check_strength(password, &settings)?;
     match stored(user.id)? {
         Some(hash) if verify(password, &hash, cost(&settings))? => {
             return Err(error(422, "same_password", "the new password is the one in use"));
@@ -50,9 +49,13 @@ pub fn set(user: &User, session: Option<Uuid>, password: &str) -> Result<()> {
     crate::audit::record("password_changed", Some(user.id), serde_json::json!({}))
 }
 
-/// Counts an attempt to set a password: by the answer `same_password` one could guess the one in use. Before the
-/// user's row is locked.
-pub fn count_attempt(user: Uuid) -> Result<()> {
+/// Counts an attempt to set a password: by the answer `same_password` one could guess the one in use, and setting
+/// another is a wrong guess. Before the user's row is locked.
+///
+/// # Errors
+/// `weak_password` and `validation_failed`, which tell nothing and are not counted; `over_request_rate_limit`.
+pub fn count_attempt(user: Uuid, password: &str) -> Result<()> {
+    check_strength(password, &*settings::current()?)?;
     guesses::count(&subject(user), &client_address::current()?)
 }
 

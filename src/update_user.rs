@@ -19,8 +19,8 @@ fn update_user(args: &Args) -> Result<Jsonb> {
         return Err(invalid("the attributes are not a JSON object").hint(ATTRIBUTES));
     };
     let attributes = Attributes::read(&attributes)?;
-    if attributes.password.is_some() {
-        passwords::count_attempt(user)?;
+    if let Some(password) = &attributes.password {
+        passwords::count_attempt(user, password)?;
     }
 
     let (user, session) = linking::lock_caller()?;

@@ -241,12 +241,13 @@ rollback;
 
 -- N10: nobody else sets one; and an administrator only what it may run anyway.
 begin;
+create function public.of_another(event jsonb) returns jsonb language sql as 'select event';
 set local role authenticated;
 select raised('select auth.set_hook(''custom_access_token'', null)'), left(raised('select * from auth.all_hooks'), 23) as all_hooks, raised('select * from auth.hooks'),
        raised('insert into auth.hooks values (''custom_access_token'', ''app'', ''note'', ''hook_owner'')');
 set local role service_role;
 select raised('select auth.set_hook(''custom_access_token'', ''app.note(jsonb)'')');
-select raised('select auth.set_hook(''custom_access_token'', ''pg_catalog.jsonb_pretty(jsonb)'')');
+select raised('select auth.set_hook(''custom_access_token'', ''public.of_another(jsonb)'')');
 reset role;
 alter role service_role inherit;
 grant hook_owner to service_role;

@@ -260,6 +260,39 @@ reset role;
 select auth.update_user('{"email": "ada@example.org"}')->'new_email' as new_email;
 rollback;
 
+-- An address goes with the last identity that proves it; what a provider says without having verified it proves nothing,
+-- nor does what it says by now take away what was proven by a phone.
+begin;
+create function ada(providers text[], out id uuid, out token text) language plpgsql as $$
+begin
+    select s.id, s.token into id, token from session(auth.sign_in_anonymously()) s;
+    update auth.users u set is_anonymous = false, email = 'ada@example.org', email_confirmed_at = now(), phone = '+4930123456', phone_confirmed_at = now(),
+                            encrypted_password = 'x' where u.id = ada.id;
+    insert into auth.identities (user_id, provider, provider_id, identity_data)
+    select ada.id, provider, provider,
+           case provider when 'phone' then '{"phone": "+4930123456"}' when 'says' then '{"email": "ada@example.org", "email_verified": false}'
+                         when 'moved' then '{"email": "ada@elsewhere.example", "email_verified": true}'
+                         else '{"email": "Ada@example.org", "email_verified": true}' end::jsonb
+      from unnest(providers) provider;
+    perform auth.authenticate(token);
+    reset role;
+end
+$$;
+select auth.set_identity_provider(provider, 'https://' || provider || '.example', '{x}', jwks_uri => 'https://keys.example/jwks') is not null as set
+  from unnest(array['verified', 'moved', 'says', 'untrusted']) provider;
+select auth.set_identity_provider('untrusted', trusts_email => false) is not null as set;
+savepoint before;
+select * from ada('{email,verified}') \gset ada_
+select u->>'email' as email, u->>'phone' as phone from auth.unlink_identity((select i.id from auth.identities i where provider = 'email')) u;
+rollback to before;
+select * from ada('{email,says,untrusted}') \gset ada_
+select u->>'email' as email, u->>'phone' as phone from auth.unlink_identity((select i.id from auth.identities i where provider = 'email')) u;
+rollback to before;
+select * from ada('{moved,phone}') \gset ada_
+select u->>'email' as email, u->>'phone' as phone from auth.unlink_identity((select i.id from auth.identities i where provider = 'phone')) u;
+select encrypted_password from auth.users where id = :'ada_id';
+rollback;
+
 -- A permanent user changes its address; until the new one is proven, the old one counts.
 begin;
 select * from session(auth.sign_in_anonymously()) \gset ada_
@@ -335,6 +368,7 @@ begin;
 select raised('select auth.update_user(''{"email": "ada@example.org"}'')'), raised('select auth.verify_otp(''email_change'', ''123456'')'), raised('select auth.resend(''email_change'')'),
        raised('select auth.unlink_identity(gen_random_uuid())');
 select raised('select auth.verify_otp(''email_change'', token_hash => ''garbage'')');
+select raised('select auth.verify_otp(null, ''123456'')') as no_type, raised('select auth.resend(''email'')') as unknown_type;
 rollback;
 
 delete from auth.settings;

@@ -49,7 +49,7 @@ $$;
 create function unlimited_messages() returns void language sql as $$
     insert into auth.settings (name, value)
     select name, '1000' from unnest(array['otp_message_limit', 'otp_message_limit_total', 'otp_message_limit_client']) name
-    union all select 'otp_resend_interval', '0';
+    union all select 'otp_resend_interval', '00:00:00';
 $$;
 
 -- Tokens of our own making, signed with HS256 (RFC 7515, appendix A.1; RFC 2104). Header and payload are

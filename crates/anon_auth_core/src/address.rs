@@ -20,7 +20,8 @@ const PHONE_DIGITS: std::ops::RangeInclusive<usize> = 7..=15;
 ///
 /// Dots and what follows a plus sign stay: to most providers they make another address. Taken are addresses of
 /// RFC 5321 and 6531 that mail can be sent to over the internet: not those with a quoted local part, a comment, a
-/// display name or an address literal, nor a domain of one label.
+/// display name or an address literal, nor a domain of one label. Nor one that holds `=?`: in a mail's header that begins
+/// an encoded word (RFC 2047), and mail programs send to what it decodes to.
 ///
 /// # Errors
 /// [`Malformed`] for everything else.
@@ -52,6 +53,9 @@ fn local_part(text: &str) -> Result<String, Malformed> {
     }
     if text.split('.').any(str::is_empty) {
         return Err(Malformed("before the @ it begins or ends with a dot, or has two in a row"));
+    }
+    if text.contains("=?") {
+        return Err(Malformed("it holds =?, which mail programs decode to another address"));
     }
     let needs_quotes = |c: char| c.is_ascii() && !c.is_ascii_alphanumeric() && !"!#$%&'*+-/=?^_`{|}~.".contains(c);
     if text.contains(needs_quotes) {

@@ -50,6 +50,8 @@ fn S8_what_is_no_email_address() {
         "ada.@example.org",
         "a..da@example.org",
         "a da@example.org",
+        "=?iso-8859-1?q?=61=62?=@example.org",
+        "=?utf-8?q?eve=40evil.example=2c?=@example.org",
         "ada@exa mple.org",
         "ada@-example.org",
         "ada@example-.org",
