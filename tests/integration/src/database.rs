@@ -57,6 +57,16 @@ impl Database {
         client
     }
 
+    /// Connects as superuser and lifts the limits on messages to an address.
+    pub fn connect_with_unlimited_messages(&self) -> Client {
+        self.connect_with(&[
+            ("otp_resend_interval", "0"),
+            ("otp_message_limit", "1000000"),
+            ("otp_message_limit_total", "1000000"),
+            ("otp_message_limit_client", "1000000"),
+        ])
+    }
+
     /// Runs `work` on `n` connections as `user` that all start at the same moment; results in their order.
     pub fn at_once<T: Send>(&self, n: usize, user: &str, work: impl Fn(usize, &mut Client) -> T + Sync) -> Vec<T> {
         let barrier = Barrier::new(n);

@@ -33,6 +33,7 @@ fn text(value: &Value) -> String {
 #[test]
 fn S20_each_message_goes_to_one_of_many_workers() {
     let db = Database::new();
+    drop(db.connect_with_unlimited_messages());
     let mut app = db.connect_as(APP);
     for n in 0..200 {
         claim_address(&mut app, &format!("user{n}@example.org"));
@@ -62,7 +63,7 @@ fn S20_each_message_goes_to_one_of_many_workers() {
 #[test]
 fn S20_a_claim_that_is_rolled_back_was_none_and_nobody_waits_for_it() {
     let db = Database::new();
-    run(&mut db.connect(), "select auth.set_setting('otp_resend_interval', '0')");
+    drop(db.connect_with_unlimited_messages());
     let (mut app, mut first, mut second) = (db.connect_as(APP), db.connect(), db.connect());
     let guest = claim_address(&mut app, "ada@example.org");
     run(&mut second, "set lock_timeout = '3s'");
@@ -84,6 +85,7 @@ fn S20_a_claim_that_is_rolled_back_was_none_and_nobody_waits_for_it() {
 #[test]
 fn S20_a_message_is_there_with_the_commit_and_its_notice_holds_no_secret() {
     let db = Database::new();
+    drop(db.connect_with_unlimited_messages());
     let (mut app, mut worker) = (db.connect_as(APP), db.connect());
     run(&mut worker, "listen anon_auth_messages");
     let guest = sign_in(&mut app);
@@ -105,6 +107,7 @@ fn S20_a_message_is_there_with_the_commit_and_its_notice_holds_no_secret() {
 #[test]
 fn N14_codes_are_sealed_with_the_key_file_and_in_no_dump() {
     let db = Database::new();
+    drop(db.connect_with_unlimited_messages());
     let mut admin = db.connect();
     let path = new_folder();
     fs::write(&path, [7u8; 32]).unwrap();
@@ -239,6 +242,7 @@ fn after<'a>(text: &'a str, before: &str) -> &'a str {
 #[test]
 fn S20_the_documented_worker_delivers_by_smtp() {
     let db = Database::new();
+    drop(db.connect_with_unlimited_messages());
     let mut admin = db.connect();
     run(
         &mut admin,

@@ -380,7 +380,7 @@ fn permanent(admin: &mut Client, address: &str, password: &str) -> Session {
 #[test]
 fn N1_of_two_who_prove_one_address_at_once_one_has_it() {
     let db = Database::new();
-    let mut admin = db.connect_with(&[("otp_attempt_limit", "1000"), ("otp_attempt_limit_total", "1000")]);
+    let mut admin = db.connect_with_unlimited_messages();
     for round in 0..10 {
         let address = format!("us{round}@example.org");
         let claims = [claim(&mut admin, &address), claim(&mut admin, &address)];
@@ -399,13 +399,9 @@ fn N1_of_two_who_prove_one_address_at_once_one_has_it() {
 #[test]
 fn W8_a_promotion_races_clean_up_sign_out_and_deletion() {
     let db = Database::new();
-    let mut admin = db.connect_with(&[
-        ("cleanup_age", "0"),
-        ("cleanup_inactivity", "0"),
-        ("cleanup_unreachable_only", "false"),
-        ("otp_attempt_limit", "1000"),
-        ("otp_attempt_limit_total", "1000"),
-    ]);
+    drop(db.connect_with_unlimited_messages());
+    let mut admin =
+        db.connect_with(&[("cleanup_age", "0"), ("cleanup_inactivity", "0"), ("cleanup_unreachable_only", "false")]);
     let start = Instant::now();
     let (mut rounds, mut promoted) = (0, 0);
     while start.elapsed() < Duration::from_secs(5) {
@@ -528,7 +524,7 @@ fn N23_an_old_transaction_keeps_no_code_alive() {
 #[test]
 fn N23_an_old_snapshot_proves_nothing() {
     let db = Database::new();
-    let mut admin = db.connect_with(&[("otp_attempt_limit", "1000")]);
+    let mut admin = db.connect_with_unlimited_messages();
     let sign_in_as = |client: &mut Client, guest: &Session| {
         run(client, "begin isolation level repeatable read");
         authenticate(client, &guest.access_token).unwrap();
