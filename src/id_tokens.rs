@@ -40,7 +40,7 @@ fn link_identity(args: &Args) -> Result<Jsonb> {
     let identity = proven(args)?;
     linking::check_enabled()?;
     let user = users::find(user)?.ok_or_else(claims::not_signed_in)?;
-    match linking::user_to_sign_in_to(&user, owner(identity)?)? {
+    match linking::user_to_sign_in_to(&user, owner(&identity)?)? {
         Some(_) => sign_in(&identity),
         None => linking::link(&identity),
     }
