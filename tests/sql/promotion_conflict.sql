@@ -1,5 +1,6 @@
 -- A guest who links what belongs to an account: an error, or a sign-in to that account, and then a merge (A5, S12, C2).
 \pset format unaligned
+select unlimited_messages();
 set client_min_messages = error;
 \set jwks '{"keys":[{"kty":"EC","x":"Q28WnVc2fyKhM1sv381xtlsG1NpjpB7GFPSgsn6qIZs","y":"EHtn1ujr-PO2NrYCtvsEM3Ycohlno5tRTCSnAVKHuPw","crv":"P-256","kid":"key-1","alg":"ES256","use":"sig"}]}'
 -- For account 248289761001, with the verified address ada@example.org.
@@ -89,3 +90,4 @@ rollback;
 drop table notes;
 drop function sent;
 delete from auth.users;
+delete from auth.settings;
