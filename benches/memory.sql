@@ -106,7 +106,8 @@ alter table calls add calls int generated always as (:calls * share) stored;
 
 -- No limits in the way, and no password takes long.
 select count(auth.set_setting(name, value)) from (values ('otp_resend_interval', '0'), ('otp_attempt_limit', '1000'),
-    ('otp_attempt_limit_total', '100000'), ('password_attempt_limit', '100000'), ('password_hash_memory', '128'),
+    ('otp_attempt_limit_total', '100000'), ('otp_message_limit', '1000000'), ('otp_message_limit_total', '1000000'),
+    ('otp_message_limit_client', '1000000'), ('password_attempt_limit', '100000'), ('password_hash_memory', '128'),
     ('password_hash_iterations', '1')) settings (name, value) \g /dev/null
 
 -- What clean-up finds: as many as it takes.
