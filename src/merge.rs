@@ -123,7 +123,10 @@ fn explained(failed: Error) -> Error {
     let state = failed.sqlstate();
     let is_the_servers = failed.is_interrupt() || ["40001", "40P01"].contains(&state.as_str());
     let is_the_servers = is_the_servers || ["53", "57", "58", "XX"].iter().any(|class| state.starts_with(class));
-    let Some(table) = failed.table().map(str::to_owned).filter(|_| !is_the_servers) else { return failed };
+    let is_ours = matches!(failed, Error::Ours(_));
+    let Some(table) = failed.table().filter(|_| !is_the_servers && !is_ours).map(str::to_owned) else {
+        return failed;
+    };
     let explained = match failed.is_lock_timeout() {
         true => error(409, "conflict", format!("rows of table {table} are locked by somebody else"))
             .hint("Nothing was changed. Try again."),
@@ -155,10 +158,13 @@ fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool, contended: &B
     merge_locked(pair, preferred, dry_run)
 }
 
-/// The table of that qualified and quoted name.
+/// The table of that qualified and quoted name, in whatever schema: to_regclass() would ask for a right to use it.
 fn find_table(name: &str) -> Result<Option<pg_sys::Oid>> {
-    static FIND: Statement =
-        Statement::latest(c"select pg_catalog.to_regclass($1)::pg_catalog.oid", &[pg_sys::TEXTOID]);
+    static FIND: Statement = Statement::latest(
+        c"select t.oid from pg_catalog.pg_class t join pg_catalog.pg_namespace n on n.oid = t.relnamespace
+          where pg_catalog.format('%I.%I', n.nspname, t.relname) = $1",
+        &[pg_sys::TEXTOID],
+    );
     Ok(FIND.first(&[spi::value(name)], |row| Ok(row.get(1)))?.flatten())
 }
 

@@ -320,6 +320,37 @@ select user_name = bob()::text as of_bob from old_log;
 rollback;
 drop schema loose cascade;
 
+-- What a trigger adds to a row that goes, goes too; and what stays under the key of a row that goes, by a default or a trigger, is refused.
+create schema late;
+set search_path = late, public;
+create table carts (id int primary key, user_id uuid not null unique references auth.users (id) on delete cascade);
+create table items (cart_id int references carts (id) on delete cascade, product text);
+create function add_gift() returns trigger language plpgsql as $$ begin insert into late.items values (old.id, 'gift'); return old; end $$;
+begin;
+create trigger add_gift before delete on carts for each row execute function add_gift();
+insert into carts values (1, ada()), (2, bob());
+insert into items values (1, 'tea');
+select * from merge();
+select * from items;
+rollback;
+begin;
+alter table items drop constraint items_cart_id_fkey, alter cart_id set default 1, add foreign key (cart_id) references carts on delete set default;
+insert into carts values (1, ada()), (2, bob());
+insert into items values (1, 'tea');
+select auth.set_merge_rule('carts', 'keep_account');
+select raised('select merge()');
+rollback;
+begin;
+alter table items drop constraint items_cart_id_fkey, add foreign key (cart_id) references carts on delete set null;
+create function keep_row() returns trigger language plpgsql as 'begin return null; end';
+create trigger keep_row before update on items for each row execute function keep_row();
+insert into carts values (1, ada()), (2, bob());
+insert into items values (1, 'tea');
+select auth.set_merge_rule('carts', 'keep_account');
+select raised('select merge()');
+rollback;
+drop schema late cascade;
+
 reset search_path;
 drop function merge, ada, bob, who;
 delete from auth.users;
