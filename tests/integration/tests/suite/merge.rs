@@ -4,7 +4,7 @@ use anon_auth_tests::*;
 use postgres::{Client, Error, IsolationLevel};
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Carts, one each, with what is in them; and notes.
 const SHOP: &str = "
@@ -207,15 +207,16 @@ fn W1_rows_that_somebody_holds() {
     assert_eq!(value::<String>(&mut app, "show lock_timeout"), "0");
 }
 
-/// Merges while a transaction of another's has done `write`, and commits a moment after the merge began to wait.
-fn merge_meanwhile(db: &Database, account: &Session, guest: &Session, write: &str) -> Value {
+/// Merges while a transaction of another's has done `write`, and commits when the merge waits.
+fn merge_meanwhile(db: &Database, admin: &mut Client, account: &Session, guest: &Session, write: &str) -> Value {
     let mut writer = db.connect();
     let mut writing = writer.transaction().unwrap();
     run(&mut writing, write);
     let mut app = db.connect_as(APP);
     std::thread::scope(|scope| {
         let merged = scope.spawn(|| merge(&mut app, account, guest).map_err(|error| describe(&error)));
-        sleep(100);
+        let waiting = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+        wait_until("the merge waits", Duration::from_secs(10), || merged.is_finished() || value(admin, waiting));
         writing.commit().unwrap();
         merged.join().unwrap().unwrap_or_else(|error| panic!("{error}"))
     })
@@ -266,7 +267,7 @@ fn W1_a_row_that_is_added_meanwhile_to_one_that_goes() {
         admin.execute("select auth.set_merge_rule('carts', $1)", &[&rule]).unwrap();
         let whose = if guests { &guest } else { &account };
         let write = write.replace("$1", &format!("'{}'", whose.user));
-        let report = merge_meanwhile(&db, &account, &guest, &write);
+        let report = merge_meanwhile(&db, &mut admin, &account, &guest, &write);
         let of_account =
             "select count(*) from (select cart from items where product = 99 union all select cart from labels) r
              join carts on id = cart where user_id = $1";
@@ -293,7 +294,7 @@ fn W1_rows_that_get_another_key_meanwhile() {
     let (guest, account) = (sign_in(&mut admin), account(&mut admin));
     admin.execute("insert into folders values ($1, 1)", &[&guest.user]).unwrap();
     admin.execute("insert into files values ($1, 1, 'a.txt')", &[&guest.user]).unwrap();
-    merge_meanwhile(&db, &account, &guest, "update folders set no = 2");
+    merge_meanwhile(&db, &mut admin, &account, &guest, "update folders set no = 2");
     let file = admin.query_one("select user_id, folder from files", &[]).unwrap();
     assert_eq!((file.get::<_, uuid::Uuid>(0), file.get::<_, i32>(1)), (account.user, 2));
     check_foreign_keys(&mut admin);
@@ -301,7 +302,7 @@ fn W1_rows_that_get_another_key_meanwhile() {
     let guest = sign_in(&mut admin);
     admin.execute("insert into notes values ($1, 1)", &[&guest.user]).unwrap();
     admin.execute("insert into shares values ($1, 1, 0)", &[&guest.user]).unwrap();
-    merge_meanwhile(&db, &account, &guest, "update shares set hits = hits + 1");
+    merge_meanwhile(&db, &mut admin, &account, &guest, "update shares set hits = hits + 1");
     assert_eq!(value::<i64>(&mut admin, "select count(*) from shares where note is null and hits = 1"), 1);
     check_foreign_keys(&mut admin);
 }
