@@ -299,14 +299,19 @@ fn drop_ignored(pair: &Pair, ignored: &[Followed], mover: &mut Mover) -> Result<
 fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()> {
     let keys = Keys::one(pair.guest.to_string(), pair.account.to_string());
     for table in followed {
-        if let Rule::Function(function) = mover.rule(table.table.relation) {
-            let (guest, account) = count(pair, table)?;
-            call(function, pair, table)?;
-            let (_, after) = count(pair, table)?;
-            let account_deleted = account.saturating_sub(after);
-            let guest_deleted = (guest + account).saturating_sub(after.max(account));
-            mover.report.deleted(&table.table.name, "function", guest_deleted, account_deleted, 0);
+        let (guest, account) = match mover.rule(table.table.relation) {
+            Rule::Function(_) | Rule::FunctionMissing(_) => count(pair, table)?,
+            _ => continue,
+        };
+        match mover.rule(table.table.relation) {
+            Rule::Function(function) => call(function, pair, table)?,
+            Rule::FunctionMissing(name) if guest > 0 => return Err(function_missing(name, table)),
+            _ => {}
         }
+        let (_, after) = count(pair, table)?;
+        let account_deleted = account.saturating_sub(after);
+        let guest_deleted = (guest + account).saturating_sub(after.max(account));
+        mover.report.deleted(&table.table.name, "function", guest_deleted, account_deleted, 0);
     }
     // Tables whose rows reference those of others go first, so that nothing keeps those.
     for table in followed.iter().rev() {
@@ -317,7 +322,7 @@ fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()
         };
         mover.delete(&table.references[0], rows_of(pair, table, loser), loser)?;
     }
-    let moved = followed.iter().filter(|table| !matches!(mover.rule(table.table.relation), Rule::Function(_)));
+    let moved = followed.iter().filter(|table| mover.rule(table.table.relation).name() != "function");
     let moved: Vec<_> = moved.flat_map(|table| &table.references).collect();
     for reference in moved {
         mover.repoint(reference, &keys, Side::Guest)?;
@@ -376,6 +381,12 @@ fn check_nothing_left(pair: &Pair, table: &Followed) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn function_missing(name: &str, table: &Followed) -> Error {
+    let table = &table.table.name;
+    let message = format!("the merge rule of table {table} names a function {name} that does not exist");
+    error(409, "merge_rule_invalid", message).about(table, "").hint("See auth.set_merge_rule().")
 }
 
 /// Calls the function of a rule, as its owner.
