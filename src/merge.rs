@@ -155,7 +155,7 @@ fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool, contended: &B
             lock(pair, token)
         })?;
     }
-    merge_locked(pair, preferred, dry_run)
+    merge_locked(pair, token, preferred, dry_run)
 }
 
 /// The table of that qualified and quoted name, in whatever schema: to_regclass() would ask for a right to use it.
@@ -168,11 +168,13 @@ fn find_table(name: &str) -> Result<Option<pg_sys::Oid>> {
     Ok(FIND.first(&[spi::value(name)], |row| Ok(row.get(1)))?.flatten())
 }
 
-fn merge_locked(pair: &Pair, preferred: Side, dry_run: bool) -> Result<Value> {
+fn merge_locked(pair: &Pair, token: &str, preferred: Side, dry_run: bool) -> Result<Value> {
     let settings = settings::current()?;
     let event = event(pair, preferred, dry_run)?;
     if let Some(event) = &event {
         hooks::run(Hook::BeforeMerge, event.clone())?;
+        // It may have done anything to either of them.
+        lock(pair, token)?;
     }
     let keys = deletion::lock_foreign_keys()?;
     let rules = Rules::load()?;
@@ -373,11 +375,19 @@ fn count(pair: &Pair, table: &Followed) -> Result<(u64, u64)> {
 fn check_nothing_left(pair: &Pair, table: &Followed) -> Result<()> {
     for reference in &table.references {
         let guest = pair.guest.to_string();
-        if rows::exists(reference, &reference.rows(&Keys::one(guest.clone(), guest)))? {
+        let rows = reference.rows(&Keys::one(guest.clone(), guest));
+        if rows::exists(reference, &rows)? {
             let message = format!("rows of the guest are left in table {}", table.table.name);
             return Err(error(409, "merge_conflict", message)
                 .about(&table.table.name, &reference.name)
                 .hint("A trigger or the function of the table's merge rule kept them or put them back."));
+        }
+        // A foreign key is about the one table. A registered column may be meant for those that inherit it, too.
+        if reference.constraint.is_none() && rows::exists_in_heirs(reference, &rows)? {
+            let message = format!("rows of the guest are left in a table that inherits from {}", table.table.name);
+            return Err(error(409, "merge_conflict", message)
+                .about(&table.table.name, &reference.name)
+                .hint("Register the column for that table, too: auth.set_merge_rule()."));
         }
     }
     Ok(())

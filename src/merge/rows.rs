@@ -79,6 +79,8 @@ pub struct Mover {
     followed: HashMap<pg_sys::Oid, Whose>,
     pub report: Report,
     references: HashMap<pg_sys::Oid, Rc<Vec<Rc<Reference>>>>,
+    /// Keys whose rows are in the report. Rows that come to have one of them had another.
+    counted: HashSet<(Option<pg_sys::Oid>, Vec<String>)>,
     /// Rows about to go.
     dropping: HashSet<(pg_sys::Oid, String)>,
     depth: u32,
@@ -92,6 +94,7 @@ impl Mover {
             followed,
             report: Report::default(),
             references: HashMap::new(),
+            counted: HashSet::new(),
             dropping: HashSet::new(),
             depth: 0,
         }
@@ -140,8 +143,8 @@ impl Mover {
         let mut changed = 0;
         if !is_followed {
             let rule = self.rule(reference.table.relation).name();
-            let movers = count(reference, &reference.rows(keys))?;
-            let existing = count(reference, &reference.rows(&keys.swapped()))?;
+            let movers = self.count_once(reference, keys)?;
+            let existing = self.count_once(reference, &keys.swapped())?;
             let (guest, account) = if side == Side::Guest { (movers, existing) } else { (existing, movers) };
             self.report.found(&reference.table.name, rule, guest, account);
             let loser = match self.rule(reference.table.relation) {
@@ -163,6 +166,12 @@ impl Mover {
         changed += self.update(reference, keys, side)?;
         self.depth -= 1;
         Ok(changed)
+    }
+
+    /// The number of rows with the old keys, as far as they have not been counted.
+    fn count_once(&mut self, reference: &Reference, keys: &Keys) -> Result<u64> {
+        let keys = keys.filtered(|key| self.counted.insert((reference.constraint, key.to_vec())));
+        if keys.len() == 0 { Ok(0) } else { count(reference, &reference.rows(&keys)) }
     }
 
     /// Of rows that would collide, lets one go.
@@ -489,7 +498,16 @@ fn left_behind(reference: &Reference) -> Error {
 
 /// Whether there are such rows.
 pub fn exists(reference: &Reference, rows: &Selection) -> Result<bool> {
-    let sql = format!("select from {} as t{} where {} limit 1", reference.table.target, rows.from, rows.condition);
+    exists_in(&reference.table.target, reference, rows)
+}
+
+/// Whether there are such rows in the table or in one that inherits from it.
+pub fn exists_in_heirs(reference: &Reference, rows: &Selection) -> Result<bool> {
+    exists_in(&reference.table.name, reference, rows)
+}
+
+fn exists_in(target: &str, reference: &Reference, rows: &Selection) -> Result<bool> {
+    let sql = format!("select from {target} as t{} where {} limit 1", rows.from, rows.condition);
     Ok(reference.run(&sql, rows, |_| Ok(()))? > 0)
 }
 

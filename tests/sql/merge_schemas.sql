@@ -97,6 +97,21 @@ select room, who(user_id), nick from members order by 1, 3;
 select id, room, who(author) from a_messages order by 1;
 select message, who(user_id), emoji from reactions order by 1, 3;
 rollback;
+-- Each row is counted once, though it gets the key of the other's membership first.
+create table reads (room int, reader uuid, up_to int, primary key (room, reader), foreign key (room, reader) references members on delete cascade);
+create table visits (room int, visitor uuid, foreign key (room, visitor) references members on delete cascade);
+begin;
+insert into members values (1, ada(), 'guest'), (2, ada(), 'guest'), (1, bob(), 'Bob');
+insert into reads values (1, ada(), 5), (1, bob(), 3), (2, ada(), 9);
+insert into visits values (1, ada()), (1, ada()), (2, ada()), (1, bob());
+savepoint before;
+select * from merge();
+select room, who(reader), up_to from reads order by 1;
+rollback to before;
+select * from merge('guest');
+select room, who(reader), up_to from reads order by 1;
+select room, who(visitor) from visits order by 1;
+rollback;
 drop schema chat cascade;
 
 -- A tree: a table that references itself, also together with the user; folders of the same name become one.
@@ -317,6 +332,17 @@ select table_schema, table_name, column_name, foreign_key, on_delete, rule, has_
 select * from merge();
 select who(owner), body from notes order by 2, 1;
 select user_name = bob()::text as of_bob from old_log;
+rollback;
+-- A table that inherits such a column is one of its own.
+create table archived_notes () inherits (notes);
+begin;
+insert into archived_notes values (ada(), 'z');
+insert into notes values (ada(), 'x');
+select auth.set_merge_rule('notes', user_columns => '{owner}');
+select raised('select merge()');
+select auth.set_merge_rule('archived_notes', user_columns => '{owner}');
+select * from merge();
+select tableoid::regclass, who(owner), body from notes order by 3;
 rollback;
 drop schema loose cascade;
 
