@@ -485,7 +485,7 @@ fn check_rights(table: &Table, is_delete: bool, settled: &[pg_sys::Oid]) -> Resu
         None => Ok(()),
         Some(why) => Err(error(409, "merge_conflict", format!("table {} cannot be written{why}", table.name))
             .about(&table.name, "")
-            .hint("Let both tables have one owner, and use a session without temporary tables of other roles.")),
+            .hint("Let the tables have one owner and no rewrite rules, and use a session without temporary tables of other roles.")),
     }
 }
 

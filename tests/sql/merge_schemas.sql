@@ -375,6 +375,29 @@ insert into items values (1, 'tea');
 select auth.set_merge_rule('carts', 'keep_account');
 select raised('select merge()');
 rollback;
+-- A trigger or a rule that changes another row, in the very words of the merge: the keys of others hold.
+create table orders (cart_id int references carts);
+begin;
+create function delete_other() returns trigger language plpgsql as $$
+begin
+    if old.id = 1 then
+        execute 'delete from only late.carts as t using rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c) where t.tableoid = p.o and t.ctid = p.c::pg_catalog.tid'
+          using array['late.carts'::regclass::oid], array[(select ctid::text from late.carts where id = 3)];
+    end if;
+    return old;
+end
+$$;
+create trigger delete_other before delete on carts for each row execute function delete_other();
+insert into carts values (1, ada()), (2, bob()), (3, (auth.sign_in_anonymously()->'user'->>'id')::uuid);
+insert into orders values (3);
+select raised('select merge()');
+rollback;
+begin;
+create rule delete_other as on delete to carts where old.id = 1 do also update carts set id = 30 where id = 3;
+insert into carts values (1, ada()), (2, bob()), (3, (auth.sign_in_anonymously()->'user'->>'id')::uuid);
+insert into orders values (3);
+select raised('select merge()');
+rollback;
 drop schema late cascade;
 
 reset search_path;
