@@ -51,7 +51,10 @@ begin
     select c into wrong from unnest(sum_columns) c
      where not exists (select from pg_attribute a join pg_type y on y.oid = a.atttypid
                         where a.attrelid = relation and a.attname = c and a.attnum > 0 and not a.attisdropped
-                          and a.attgenerated = '' and y.typcategory in ('N', 'T') and y.typnamespace = 'pg_catalog'::regnamespace);
+                          and a.attgenerated = ''
+                          and exists (select from pg_proc s
+                                       where s.proname = 'sum' and s.pronamespace = 'pg_catalog'::regnamespace
+                                         and s.proargtypes[0] = y.oid));
     if found then
         raise exception 'validation_failed: "%" is not a column of table % that can be added up', wrong, relation using errcode = 'PT400';
     end if;

@@ -105,7 +105,8 @@ impl Table {
     ///
     /// It would where the statement goes on to a table of another owner: a partition or, before Postgres 18, by a
     /// foreign key's action. And where a trigger's function that sets a `search_path` of its own would find
-    /// temporary objects of the caller's in the place of the owner's tables. All tables it goes on to are locked, so
+    /// temporary objects of the caller's in the place of the owner's tables. Also where a rewrite rule would make
+    /// another statement of it, in which the actions would be left out as well. All tables it goes on to are locked, so
     /// that they stay what they are.
     ///
     /// # Arguments
@@ -131,7 +132,8 @@ impl Table {
               select distinct c.oid, c.oid::pg_catalog.regclass::text, c.relowner <> $3,
                      exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal)
                      and exists (select from pg_catalog.pg_class t
-                                 where t.relnamespace = pg_catalog.pg_my_temp_schema() and t.relowner <> $3)
+                                 where t.relnamespace = pg_catalog.pg_my_temp_schema() and t.relowner <> $3),
+                     $4 <> '{}' and exists (select from pg_catalog.pg_rewrite w where w.ev_class = c.oid)
               from reached r join pg_catalog.pg_class c on c.oid = r.relation
               order by 1",
             &[pg_sys::OIDOID, pg_sys::BOOLOID, pg_sys::OIDOID, pg_sys::OIDARRAYOID],
@@ -153,6 +155,8 @@ impl Table {
                     why = Some(format!(": its action goes on to table {name}, which has another owner"));
                 } else if row.get(4) == Some(true) {
                     why = Some(format!(": triggers of table {name} might find temporary tables of this session"));
+                } else if row.get(5) == Some(true) {
+                    why = Some(format!(": table {name} has a rewrite rule"));
                 }
                 Ok(())
             })?;

@@ -157,10 +157,10 @@ impl Error {
         }
     }
 
-    /// The table that SQL of an application was run on when it failed.
+    /// The table of an application that it is about, qualified and quoted.
     pub fn table(&self) -> Option<&str> {
         match self {
-            Error::Ours(_) => None,
+            Error::Ours(report) => report.about.as_ref().map(|(table, _)| table.as_str()),
             Error::Postgres(_, about) => about.as_deref(),
         }
     }

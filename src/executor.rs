@@ -3,10 +3,16 @@
 use crate::error::Result;
 use pgrx::pg_sys;
 use std::cell::{Cell, RefCell};
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_char};
 
-/// The query, by its text, and the foreign keys whose action triggers are left out of it.
-type Instruction = (CString, Vec<pg_sys::Oid>);
+/// What to leave out of which query.
+struct Instruction {
+    sql: CString,
+    /// The foreign keys whose action triggers are left out.
+    keys: Vec<pg_sys::Oid>,
+    /// Where the plan has its text, once there is one: a trigger may run a query of its own with the same words.
+    text: *const c_char,
+}
 
 thread_local! {
     static IS_SET: Cell<bool> = const { Cell::new(false) };
@@ -26,9 +32,29 @@ impl Drop for Restore {
 
 /// Runs `body`, which runs the query `sql`; the action triggers of `keys` do not fire in that query.
 pub fn without_foreign_keys<T>(sql: &CStr, keys: Vec<pg_sys::Oid>, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let _restore = Restore(INSTRUCTION.replace(Some((sql.to_owned(), keys))));
+    let instruction = Instruction { sql: sql.to_owned(), keys, text: std::ptr::null() };
+    let _restore = Restore(INSTRUCTION.replace(Some(instruction)));
     IS_SET.set(true);
     body()
+}
+
+/// Is told of each plan of ours that is about to run.
+pub fn about_to_run(plan: pg_sys::SPIPlanPtr) {
+    if !IS_SET.get() {
+        return;
+    }
+    let text = unsafe {
+        let source = pg_sys::list_nth(pg_sys::SPI_plan_get_plan_sources(plan), 0) as *mut pg_sys::CachedPlanSource;
+        (*source).query_string
+    };
+    INSTRUCTION.with_borrow_mut(|known| match known {
+        Some(instruction)
+            if instruction.text.is_null() && instruction.sql.as_c_str() == unsafe { CStr::from_ptr(text) } =>
+        {
+            instruction.text = text;
+        }
+        _ => {}
+    });
 }
 
 /// Installs the hook.
@@ -55,9 +81,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
 }
 
 unsafe fn keys_for(query: *mut pg_sys::QueryDesc) -> Vec<pg_sys::Oid> {
-    let text = unsafe { CStr::from_ptr((*query).sourceText) };
+    let text = unsafe { (*query).sourceText };
     INSTRUCTION.with_borrow(|known| match known {
-        Some((sql, keys)) if sql.as_c_str() == text => keys.clone(),
+        Some(instruction) if !text.is_null() && instruction.text == text => instruction.keys.clone(),
         _ => Vec::new(),
     })
 }

@@ -123,7 +123,10 @@ fn explained(failed: Error) -> Error {
     let state = failed.sqlstate();
     let is_the_servers = failed.is_interrupt() || ["40001", "40P01"].contains(&state.as_str());
     let is_the_servers = is_the_servers || ["53", "57", "58", "XX"].iter().any(|class| state.starts_with(class));
-    let Some(table) = failed.table().map(str::to_owned).filter(|_| !is_the_servers) else { return failed };
+    let is_ours = matches!(failed, Error::Ours(_));
+    let Some(table) = failed.table().filter(|_| !is_the_servers && !is_ours).map(str::to_owned) else {
+        return failed;
+    };
     let explained = match failed.is_lock_timeout() {
         true => error(409, "conflict", format!("rows of table {table} are locked by somebody else"))
             .hint("Nothing was changed. Try again."),
@@ -152,21 +155,26 @@ fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool, contended: &B
             lock(pair, token)
         })?;
     }
-    merge_locked(pair, preferred, dry_run)
+    merge_locked(pair, token, preferred, dry_run)
 }
 
-/// The table of that qualified and quoted name.
+/// The table of that qualified and quoted name, in whatever schema: to_regclass() would ask for a right to use it.
 fn find_table(name: &str) -> Result<Option<pg_sys::Oid>> {
-    static FIND: Statement =
-        Statement::latest(c"select pg_catalog.to_regclass($1)::pg_catalog.oid", &[pg_sys::TEXTOID]);
+    static FIND: Statement = Statement::latest(
+        c"select t.oid from pg_catalog.pg_class t join pg_catalog.pg_namespace n on n.oid = t.relnamespace
+          where pg_catalog.format('%I.%I', n.nspname, t.relname) = $1",
+        &[pg_sys::TEXTOID],
+    );
     Ok(FIND.first(&[spi::value(name)], |row| Ok(row.get(1)))?.flatten())
 }
 
-fn merge_locked(pair: &Pair, preferred: Side, dry_run: bool) -> Result<Value> {
+fn merge_locked(pair: &Pair, token: &str, preferred: Side, dry_run: bool) -> Result<Value> {
     let settings = settings::current()?;
     let event = event(pair, preferred, dry_run)?;
     if let Some(event) = &event {
         hooks::run(Hook::BeforeMerge, event.clone())?;
+        // It may have done anything to either of them.
+        lock(pair, token)?;
     }
     let keys = deletion::lock_foreign_keys()?;
     let rules = Rules::load()?;
@@ -293,14 +301,19 @@ fn drop_ignored(pair: &Pair, ignored: &[Followed], mover: &mut Mover) -> Result<
 fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()> {
     let keys = Keys::one(pair.guest.to_string(), pair.account.to_string());
     for table in followed {
-        if let Rule::Function(function) = mover.rule(table.table.relation) {
-            let (guest, account) = count(pair, table)?;
-            call(function, pair, table)?;
-            let (_, after) = count(pair, table)?;
-            let account_deleted = account.saturating_sub(after);
-            let guest_deleted = (guest + account).saturating_sub(after.max(account));
-            mover.report.deleted(&table.table.name, "function", guest_deleted, account_deleted, 0);
+        let (guest, account) = match mover.rule(table.table.relation) {
+            Rule::Function(_) | Rule::FunctionMissing(_) => count(pair, table)?,
+            _ => continue,
+        };
+        match mover.rule(table.table.relation) {
+            Rule::Function(function) => call(function, pair, table)?,
+            Rule::FunctionMissing(name) if guest > 0 => return Err(function_missing(name, table)),
+            _ => {}
         }
+        let (_, after) = count(pair, table)?;
+        let account_deleted = account.saturating_sub(after);
+        let guest_deleted = (guest + account).saturating_sub(after.max(account));
+        mover.report.deleted(&table.table.name, "function", guest_deleted, account_deleted, 0);
     }
     // Tables whose rows reference those of others go first, so that nothing keeps those.
     for table in followed.iter().rev() {
@@ -311,7 +324,7 @@ fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()
         };
         mover.delete(&table.references[0], rows_of(pair, table, loser), loser)?;
     }
-    let moved = followed.iter().filter(|table| !matches!(mover.rule(table.table.relation), Rule::Function(_)));
+    let moved = followed.iter().filter(|table| mover.rule(table.table.relation).name() != "function");
     let moved: Vec<_> = moved.flat_map(|table| &table.references).collect();
     for reference in moved {
         mover.repoint(reference, &keys, Side::Guest)?;
@@ -362,14 +375,28 @@ fn count(pair: &Pair, table: &Followed) -> Result<(u64, u64)> {
 fn check_nothing_left(pair: &Pair, table: &Followed) -> Result<()> {
     for reference in &table.references {
         let guest = pair.guest.to_string();
-        if rows::exists(reference, &reference.rows(&Keys::one(guest.clone(), guest)))? {
+        let rows = reference.rows(&Keys::one(guest.clone(), guest));
+        if rows::exists(reference, &rows)? {
             let message = format!("rows of the guest are left in table {}", table.table.name);
             return Err(error(409, "merge_conflict", message)
                 .about(&table.table.name, &reference.name)
                 .hint("A trigger or the function of the table's merge rule kept them or put them back."));
         }
+        // A foreign key is about the one table. A registered column may be meant for those that inherit it, too.
+        if reference.constraint.is_none() && rows::exists_in_heirs(reference, &rows)? {
+            let message = format!("rows of the guest are left in a table that inherits from {}", table.table.name);
+            return Err(error(409, "merge_conflict", message)
+                .about(&table.table.name, &reference.name)
+                .hint("Register the column for that table, too: auth.set_merge_rule()."));
+        }
     }
     Ok(())
+}
+
+fn function_missing(name: &str, table: &Followed) -> Error {
+    let table = &table.table.name;
+    let message = format!("the merge rule of table {table} names a function {name} that does not exist");
+    error(409, "merge_rule_invalid", message).about(table, "").hint("See auth.set_merge_rule().")
 }
 
 /// Calls the function of a rule, as its owner.

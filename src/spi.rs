@@ -4,6 +4,7 @@
 //! must reach the caller with its SQLSTATE, table and constraint, and pgrx keeps none of those.
 
 use crate::error::{Error, Result};
+use crate::executor;
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -249,6 +250,7 @@ fn execute(
     let mut datums: Vec<pg_sys::Datum> = values.iter().map(|v| v.unwrap_or(pg_sys::Datum::from(0))).collect();
     let nulls: Vec<std::ffi::c_char> = values.iter().map(|v| if v.is_some() { b' ' } else { b'n' } as _).collect();
     let (datums, nulls) = (datums.as_mut_ptr(), nulls.as_ptr());
+    executor::about_to_run(plan);
     unsafe {
         let code = if visibility == Visibility::Latest && pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32
         {

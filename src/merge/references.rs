@@ -77,6 +77,21 @@ impl Keys {
         Self { old: self.new.clone(), new: self.old.clone() }
     }
 
+    /// Those whose old key `is_wanted`.
+    pub fn filtered(&self, mut is_wanted: impl FnMut(&[String]) -> bool) -> Self {
+        let key =
+            |columns: &[Vec<String>], i: usize| columns.iter().map(|column| column[i].clone()).collect::<Vec<_>>();
+        let mut filtered = Self::default();
+        for i in 0..self.len() {
+            let old = key(&self.old, i);
+            if is_wanted(&old) {
+                let new = key(&self.new, i);
+                filtered.push(old.into_iter().map(Some).collect(), new.into_iter().map(Some).collect());
+            }
+        }
+        filtered
+    }
+
     /// Whether several keys become the same.
     pub fn converge(&self) -> bool {
         let mut seen = std::collections::HashSet::new();

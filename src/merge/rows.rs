@@ -79,6 +79,8 @@ pub struct Mover {
     followed: HashMap<pg_sys::Oid, Whose>,
     pub report: Report,
     references: HashMap<pg_sys::Oid, Rc<Vec<Rc<Reference>>>>,
+    /// Keys whose rows are in the report. Rows that come to have one of them had another.
+    counted: HashSet<(Option<pg_sys::Oid>, Vec<String>)>,
     /// Rows about to go.
     dropping: HashSet<(pg_sys::Oid, String)>,
     depth: u32,
@@ -92,6 +94,7 @@ impl Mover {
             followed,
             report: Report::default(),
             references: HashMap::new(),
+            counted: HashSet::new(),
             dropping: HashSet::new(),
             depth: 0,
         }
@@ -140,8 +143,8 @@ impl Mover {
         let mut changed = 0;
         if !is_followed {
             let rule = self.rule(reference.table.relation).name();
-            let movers = count(reference, &reference.rows(keys))?;
-            let existing = count(reference, &reference.rows(&keys.swapped()))?;
+            let movers = self.count_once(reference, keys)?;
+            let existing = self.count_once(reference, &keys.swapped())?;
             let (guest, account) = if side == Side::Guest { (movers, existing) } else { (existing, movers) };
             self.report.found(&reference.table.name, rule, guest, account);
             let loser = match self.rule(reference.table.relation) {
@@ -165,6 +168,12 @@ impl Mover {
         Ok(changed)
     }
 
+    /// The number of rows with the old keys, as far as they have not been counted.
+    fn count_once(&mut self, reference: &Reference, keys: &Keys) -> Result<u64> {
+        let keys = keys.filtered(|key| self.counted.insert((reference.constraint, key.to_vec())));
+        if keys.len() == 0 { Ok(0) } else { count(reference, &reference.rows(&keys)) }
+    }
+
     /// Of rows that would collide, lets one go.
     fn resolve(&mut self, reference: &Rc<Reference>, keys: &Keys, side: Side) -> Result<u64> {
         let columns = self.referenced_columns(reference.table.relation)?;
@@ -176,6 +185,9 @@ impl Mover {
             }
             let pairs = pairs(found, side != self.preferred);
             let loser_side = if side == self.preferred { side.other() } else { side };
+            // Rows that are being added to one of the two are waited for; then all can be seen, and nobody adds more.
+            lock(reference, pairs.iter().map(|(loser, _)| loser), "update")?;
+            lock(reference, pairs.iter().map(|(_, winner)| winner), "no key update")?;
             // First what references them. It may be rows of this very table; then ids are not what they were.
             let mut changed = 0;
             for child in self.references(reference.table.relation)?.iter() {
@@ -256,7 +268,7 @@ impl Mover {
         Ok(deleted)
     }
 
-    /// The same for single rows.
+    /// The same for single rows, which are locked.
     fn delete_rows(&mut self, table: &Table, rows: &[RowId], side: Side) -> Result<u64> {
         let rows: Vec<&RowId> = rows.iter().filter(|row| self.dropping.insert(row.id())).collect();
         if rows.is_empty() {
@@ -271,14 +283,16 @@ impl Mover {
         };
         let mut children: Vec<_> = all.iter().collect();
         children.sort_by_key(|child| order(child));
-        for child in children {
+        let keys_for = |child: &&Rc<Reference>| {
             let mut keys = Keys::default();
             for row in &rows {
                 keys.push(row.key(child), row.key(child));
             }
-            if keys.len() > 0 {
-                self.apply_delete_action(child, &keys, side)?;
-            }
+            (keys.len() > 0).then_some(keys)
+        };
+        let children: Vec<_> = children.into_iter().filter_map(|child| Some((child, keys_for(&child)?))).collect();
+        for (child, keys) in &children {
+            self.apply_delete_action(child, keys, side)?;
         }
         let whose = self.whose(table, &rows, side)?;
         let settled: Vec<pg_sys::Oid> = all.iter().flat_map(|child| child.family.clone()).collect();
@@ -292,6 +306,13 @@ impl Mover {
                 .hint("A trigger of the table keeps them, or somebody else changes them at this moment."));
         }
         self.note_deleted(table, whose);
+        // Again, for what a trigger added: Postgres was kept from looking after it.
+        for (child, keys) in children {
+            self.apply_delete_action(child, &keys, side)?;
+            if !self.rows_that_stay(child, &keys)?.is_empty() {
+                return Err(left_behind(child));
+            }
+        }
         Ok(deleted)
     }
 
@@ -332,9 +353,7 @@ impl Mover {
 
     /// Does to rows what their foreign key says when the rows they reference are deleted.
     pub fn apply_delete_action(&mut self, child: &Rc<Reference>, keys: &Keys, side: Side) -> Result<()> {
-        let columns = self.referenced_columns(child.table.relation)?;
-        let found = fetch(child, &child.rows(keys), &columns)?;
-        let found: Vec<RowId> = found.into_iter().filter(|row| !self.dropping.contains(&row.id())).collect();
+        let found = self.rows_that_stay(child, keys)?;
         if found.is_empty() {
             return Ok(());
         }
@@ -373,6 +392,13 @@ impl Mover {
         );
         child.run(&sql, &rows, |_| Ok(()))?;
         Ok(())
+    }
+
+    /// The rows that have one of the keys and are not about to go themselves.
+    fn rows_that_stay(&mut self, child: &Reference, keys: &Keys) -> Result<Vec<RowId>> {
+        let columns = self.referenced_columns(child.table.relation)?;
+        let found = fetch(child, &child.rows(keys), &columns)?;
+        Ok(found.into_iter().filter(|row| !self.dropping.contains(&row.id())).collect())
     }
 }
 
@@ -459,7 +485,7 @@ fn check_rights(table: &Table, is_delete: bool, settled: &[pg_sys::Oid]) -> Resu
         None => Ok(()),
         Some(why) => Err(error(409, "merge_conflict", format!("table {} cannot be written{why}", table.name))
             .about(&table.name, "")
-            .hint("Let both tables have one owner, and use a session without temporary tables of other roles.")),
+            .hint("Let the tables have one owner and no rewrite rules, and use a session without temporary tables of other roles.")),
     }
 }
 
@@ -472,7 +498,16 @@ fn left_behind(reference: &Reference) -> Error {
 
 /// Whether there are such rows.
 pub fn exists(reference: &Reference, rows: &Selection) -> Result<bool> {
-    let sql = format!("select from {} as t{} where {} limit 1", reference.table.target, rows.from, rows.condition);
+    exists_in(&reference.table.target, reference, rows)
+}
+
+/// Whether there are such rows in the table or in one that inherits from it.
+pub fn exists_in_heirs(reference: &Reference, rows: &Selection) -> Result<bool> {
+    exists_in(&reference.table.name, reference, rows)
+}
+
+fn exists_in(target: &str, reference: &Reference, rows: &Selection) -> Result<bool> {
+    let sql = format!("select from {target} as t{} where {} limit 1", rows.from, rows.condition);
     Ok(reference.run(&sql, rows, |_| Ok(()))? > 0)
 }
 
@@ -489,12 +524,35 @@ fn count(reference: &Reference, rows: &Selection) -> Result<u64> {
     Ok(count)
 }
 
-/// The rows, each once, with the columns by which their table is referenced.
+/// Locks rows, as they are.
+///
+/// # Arguments
+/// * `strength` – as in FOR UPDATE: the weakest that keeps away what is not to happen
+///
+/// # Errors
+/// `conflict` where one is not what it was.
+fn lock<'a>(reference: &Reference, rows: impl Iterator<Item = &'a RowId>, strength: &str) -> Result<()> {
+    let mut seen = HashSet::new();
+    let rows: Vec<_> = rows.filter(|row| seen.insert(row.id())).collect();
+    let selected = selection(&rows);
+    let sql = format!(
+        "select from {} as t{} where {} for {strength} of t",
+        reference.table.target, selected.from, selected.condition
+    );
+    if reference.run(&sql, &selected, |_| Ok(()))? != rows.len() as u64 {
+        let message = format!("rows of table {} were changed meanwhile", reference.table.name);
+        return Err(error(409, "conflict", message).about(&reference.table.name, ""));
+    }
+    Ok(())
+}
+
+/// Locks the rows, so that nobody adds any that reference them, and returns them, each once, with the columns by
+/// which their table is referenced.
 fn fetch(reference: &Reference, rows: &Selection, columns: &[i16]) -> Result<Vec<RowId>> {
     let names = reference.table.column_names(columns)?;
     let list: String = names.iter().map(|name| format!(", t.{name}::text")).collect();
     let sql = format!(
-        "select t.tableoid, t.ctid::text{list} from {} as t{} where {}",
+        "select t.tableoid, t.ctid::text{list} from {} as t{} where {} for update of t",
         reference.table.target, rows.from, rows.condition
     );
     let mut found = Vec::new();
@@ -506,7 +564,8 @@ fn fetch(reference: &Reference, rows: &Selection, columns: &[i16]) -> Result<Vec
     Ok(found)
 }
 
-/// What the keys by which `child` references rows that are about to change become.
+/// What the keys by which `child` references rows that are about to change become. The rows are locked: nobody
+/// else gives them other keys meanwhile.
 fn changed_keys(reference: &Reference, child: &Reference, rows: &Selection) -> Result<Keys> {
     let numbers = child.referenced();
     let names = reference.table.column_names(&numbers)?;
@@ -520,7 +579,7 @@ fn changed_keys(reference: &Reference, child: &Reference, rows: &Selection) -> R
         })
         .collect();
     let sql = format!(
-        "select {}, {} from {} as t{} where {}",
+        "select {}, {} from {} as t{} where {} for update of t",
         old.join(", "),
         new.join(", "),
         reference.table.target,

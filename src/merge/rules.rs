@@ -23,6 +23,8 @@ pub enum Rule {
     Ignore,
     /// A function of the application does it.
     Function(Function),
+    /// The same, but the function of this name does not exist any more.
+    FunctionMissing(String),
 }
 
 /// A function that takes the guest's id and the account's.
@@ -44,7 +46,7 @@ impl Rule {
             Rule::KeepAccount => "keep_account",
             Rule::KeepGuest => "keep_guest",
             Rule::Ignore => "ignore",
-            Rule::Function(_) => "function",
+            Rule::Function(_) | Rule::FunctionMissing(_) => "function",
         }
     }
 }
@@ -54,19 +56,19 @@ pub struct Rules(HashMap<pg_sys::Oid, Rule>);
 
 impl Rules {
     /// The rules in force.
-    ///
-    /// # Errors
-    /// `merge_rule_invalid` where the function of a rule does not exist any more.
     pub fn load() -> Result<Self> {
+        // Not to_regprocedure(), which would ask for a right to use the function's schema.
         static SELECT: Statement = Statement::latest(
             c"select r.relation::oid, r.rule,
                      array(select pg_catalog.quote_ident(c) from pg_catalog.unnest(r.sum_columns) c),
                      r.function, p.oid, p.proowner,
-                     case when p.oid is not null then pg_catalog.format('%I.%I', n.nspname, p.proname) end,
-                     r.relation::text
+                     case when p.oid is not null then pg_catalog.format('%I.%I', n.nspname, p.proname) end
               from auth.merge_rules r
-              left join pg_catalog.pg_proc p on p.oid = pg_catalog.to_regprocedure(r.function)
-              left join pg_catalog.pg_namespace n on n.oid = p.pronamespace",
+              left join (pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace)
+                on r.function is not null and p.pronargs = 2
+               and p.proargtypes[0] = 'pg_catalog.uuid'::pg_catalog.regtype
+               and p.proargtypes[1] = 'pg_catalog.uuid'::pg_catalog.regtype
+               and pg_catalog.format('%I.%I(uuid,uuid)', n.nspname, p.proname) = r.function",
             &[],
         );
         let mut rules = HashMap::new();
@@ -84,14 +86,7 @@ impl Rules {
                         name: text(7),
                         signature: text(7) + "(pg_catalog.uuid,pg_catalog.uuid)",
                     }),
-                    _ => {
-                        let message = format!(
-                            "the merge rule of table {} names a function {} that does not exist",
-                            text(8),
-                            text(4)
-                        );
-                        return Err(error(409, "merge_rule_invalid", message).hint("See auth.set_merge_rule()."));
-                    }
+                    _ => Rule::FunctionMissing(text(4)),
                 },
                 _ => Rule::Merge,
             };

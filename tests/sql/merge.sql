@@ -192,7 +192,6 @@ rollback;
 begin;
 create role shop_owner;
 create schema shop authorization shop_owner;
-grant usage on schema shop to public;
 set local session authorization shop_owner;
 create table shop.balance (user_id uuid primary key references auth.users (id), cents int);
 create table shop.log (line text);
@@ -219,6 +218,9 @@ select auth.set_merge_rule('shop.balance', 'function', function => 'shop.half_do
 select raised('select auth.merge_anonymous_user($1)', :'ada_token');
 drop function shop.half_done;
 select raised('select auth.merge_anonymous_user($1)', :'ada_token');
+-- A rule in want of its function is nothing to a guest without rows.
+delete from shop.balance where user_id = :'ada_id';
+select auth.merge_anonymous_user(:'ada_token')->'tables' as tables;
 rollback;
 
 -- C2: the application's own functions are called before and after, in the same transaction, and may refuse.
@@ -241,11 +243,17 @@ select raised('select auth.merge_anonymous_user($1)', :'ada_token');
 select auth.set_hook('before_merge', null), auth.set_hook('user_merged', 'refuse_merge(jsonb)');
 select raised('select auth.merge_anonymous_user($1)', :'ada_token');
 select (select user_id = :'ada_id' from notes) as of_ada, (select count(*) from called) as called, (select count(*) from auth.users) as users;
+-- What it does to the users counts.
+create function delete_guest(event jsonb) returns void language sql as $$ delete from auth.users where id = (event->'guest'->>'id')::uuid $$;
+select auth.set_hook('before_merge', 'delete_guest(jsonb)'), auth.set_hook('user_merged', null);
+select raised('select auth.merge_anonymous_user($1)', :'ada_token');
+select (select user_id = :'ada_id' from notes) as of_ada, (select count(*) from auth.users) as users;
 rollback;
 
 -- Rules: what is refused, and that the last one counts.
 begin;
-create table items (user_id uuid references auth.users (id), name text, quantity int, twice int generated always as (quantity * 2) stored, since date);
+create table items (user_id uuid references auth.users (id), name text, quantity int, twice int generated always as (quantity * 2) stored, since date,
+                    object oid, weight real, price money, patience interval);
 create view shown as select * from items;
 select raised('select auth.set_merge_rule(''items'', ''replace'')');
 select raised('select auth.set_merge_rule(''shown'')');
@@ -255,6 +263,8 @@ select raised('select auth.set_merge_rule(''items'', ''sum'')');
 select raised('select auth.set_merge_rule(''items'', ''merge'', array[''quantity''])');
 select raised('select auth.set_merge_rule(''items'', ''sum'', array[''quantity'', ''name''])');
 select raised('select auth.set_merge_rule(''items'', ''sum'', array[''twice''])');
+select raised('select auth.set_merge_rule(''items'', ''sum'', array[''object''])');
+select raised('select auth.set_merge_rule(''items'', ''sum'', array[''quantity'', ''weight'', ''price'', ''patience''])');
 select raised('select auth.set_merge_rule(''items'', ''sum'', array[''nothing''])');
 select raised('select auth.set_merge_rule(''items'', user_columns => array[''since''])');
 select raised('select auth.set_merge_rule(''items'', ''function'')');

@@ -97,6 +97,21 @@ select room, who(user_id), nick from members order by 1, 3;
 select id, room, who(author) from a_messages order by 1;
 select message, who(user_id), emoji from reactions order by 1, 3;
 rollback;
+-- Each row is counted once, though it gets the key of the other's membership first.
+create table reads (room int, reader uuid, up_to int, primary key (room, reader), foreign key (room, reader) references members on delete cascade);
+create table visits (room int, visitor uuid, foreign key (room, visitor) references members on delete cascade);
+begin;
+insert into members values (1, ada(), 'guest'), (2, ada(), 'guest'), (1, bob(), 'Bob');
+insert into reads values (1, ada(), 5), (1, bob(), 3), (2, ada(), 9);
+insert into visits values (1, ada()), (1, ada()), (2, ada()), (1, bob());
+savepoint before;
+select * from merge();
+select room, who(reader), up_to from reads order by 1;
+rollback to before;
+select * from merge('guest');
+select room, who(reader), up_to from reads order by 1;
+select room, who(visitor) from visits order by 1;
+rollback;
 drop schema chat cascade;
 
 -- A tree: a table that references itself, also together with the user; folders of the same name become one.
@@ -318,7 +333,72 @@ select * from merge();
 select who(owner), body from notes order by 2, 1;
 select user_name = bob()::text as of_bob from old_log;
 rollback;
+-- A table that inherits such a column is one of its own.
+create table archived_notes () inherits (notes);
+begin;
+insert into archived_notes values (ada(), 'z');
+insert into notes values (ada(), 'x');
+select auth.set_merge_rule('notes', user_columns => '{owner}');
+select raised('select merge()');
+select auth.set_merge_rule('archived_notes', user_columns => '{owner}');
+select * from merge();
+select tableoid::regclass, who(owner), body from notes order by 3;
+rollback;
 drop schema loose cascade;
+
+-- What a trigger adds to a row that goes, goes too; and what stays under the key of a row that goes, by a default or a trigger, is refused.
+create schema late;
+set search_path = late, public;
+create table carts (id int primary key, user_id uuid not null unique references auth.users (id) on delete cascade);
+create table items (cart_id int references carts (id) on delete cascade, product text);
+create function add_gift() returns trigger language plpgsql as $$ begin insert into late.items values (old.id, 'gift'); return old; end $$;
+begin;
+create trigger add_gift before delete on carts for each row execute function add_gift();
+insert into carts values (1, ada()), (2, bob());
+insert into items values (1, 'tea');
+select * from merge();
+select * from items;
+rollback;
+begin;
+alter table items drop constraint items_cart_id_fkey, alter cart_id set default 1, add foreign key (cart_id) references carts on delete set default;
+insert into carts values (1, ada()), (2, bob());
+insert into items values (1, 'tea');
+select auth.set_merge_rule('carts', 'keep_account');
+select raised('select merge()');
+rollback;
+begin;
+alter table items drop constraint items_cart_id_fkey, add foreign key (cart_id) references carts on delete set null;
+create function keep_row() returns trigger language plpgsql as 'begin return null; end';
+create trigger keep_row before update on items for each row execute function keep_row();
+insert into carts values (1, ada()), (2, bob());
+insert into items values (1, 'tea');
+select auth.set_merge_rule('carts', 'keep_account');
+select raised('select merge()');
+rollback;
+-- A trigger or a rule that changes another row, in the very words of the merge: the keys of others hold.
+create table orders (cart_id int references carts);
+begin;
+create function delete_other() returns trigger language plpgsql as $$
+begin
+    if old.id = 1 then
+        execute 'delete from only late.carts as t using rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c) where t.tableoid = p.o and t.ctid = p.c::pg_catalog.tid'
+          using array['late.carts'::regclass::oid], array[(select ctid::text from late.carts where id = 3)];
+    end if;
+    return old;
+end
+$$;
+create trigger delete_other before delete on carts for each row execute function delete_other();
+insert into carts values (1, ada()), (2, bob()), (3, (auth.sign_in_anonymously()->'user'->>'id')::uuid);
+insert into orders values (3);
+select raised('select merge()');
+rollback;
+begin;
+create rule delete_other as on delete to carts where old.id = 1 do also update carts set id = 30 where id = 3;
+insert into carts values (1, ada()), (2, bob()), (3, (auth.sign_in_anonymously()->'user'->>'id')::uuid);
+insert into orders values (3);
+select raised('select merge()');
+rollback;
+drop schema late cascade;
 
 reset search_path;
 drop function merge, ada, bob, who;

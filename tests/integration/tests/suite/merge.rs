@@ -4,7 +4,7 @@ use anon_auth_tests::*;
 use postgres::{Client, Error, IsolationLevel};
 use serde_json::Value;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Carts, one each, with what is in them; and notes.
 const SHOP: &str = "
@@ -205,6 +205,125 @@ fn W1_rows_that_somebody_holds() {
     });
     assert_eq!(value::<i64>(&mut admin, "select count(*) from items"), 3);
     assert_eq!(value::<String>(&mut app, "show lock_timeout"), "0");
+}
+
+/// Merges while a transaction of another's has done `write`, and commits when the merge waits.
+fn merge_meanwhile(db: &Database, admin: &mut Client, account: &Session, guest: &Session, write: &str) -> Value {
+    let mut writer = db.connect();
+    let mut writing = writer.transaction().unwrap();
+    run(&mut writing, write);
+    let mut app = db.connect_as(APP);
+    std::thread::scope(|scope| {
+        let merged = scope.spawn(|| merge(&mut app, account, guest).map_err(|error| describe(&error)));
+        let waiting = "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')";
+        wait_until("the merge waits", Duration::from_secs(10), || merged.is_finished() || value(admin, waiting));
+        writing.commit().unwrap();
+        merged.join().unwrap().unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+/// Checks anew what every foreign key says.
+fn check_foreign_keys(admin: &mut Client) {
+    run(
+        admin,
+        "do $$
+         declare
+             k record;
+         begin
+             for k in select conrelid::regclass as relation, conname from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace loop
+                 update pg_constraint set convalidated = false where conname = k.conname and conrelid = k.relation;
+                 execute format('alter table %s validate constraint %I', k.relation, k.conname);
+             end loop;
+         end
+         $$",
+    );
+}
+
+#[test]
+fn W1_a_row_that_is_added_meanwhile_to_one_that_goes() {
+    let (db, mut admin) = setup();
+    run(
+        &mut admin,
+        "create table labels (
+             cart uuid, product int, label text,
+             foreign key (cart, product) references items on delete cascade,
+             primary key (cart, product, label));",
+    );
+    // What is added, by which rule, and how much there is of it in the end.
+    let item = "insert into items select id, 99, 1 from carts where user_id = $1";
+    let label = "insert into labels select id, 0, 'late' from carts where user_id = $1";
+    for (write, rule, guests, left) in [
+        (item, "merge", true, 1),
+        (label, "merge", true, 1),
+        (item, "keep_account", true, 0),
+        (label, "keep_account", true, 0),
+        (item, "keep_guest", false, 0),
+        (label, "keep_guest", false, 0),
+        (item, "ignore", true, 0),
+    ] {
+        let (guest, account) = (sign_in(&mut admin), account(&mut admin));
+        fill_cart(&mut admin, &guest, 0..3);
+        fill_cart(&mut admin, &account, 0..3);
+        admin.execute("select auth.set_merge_rule('carts', $1)", &[&rule]).unwrap();
+        let whose = if guests { &guest } else { &account };
+        let write = write.replace("$1", &format!("'{}'", whose.user));
+        let report = merge_meanwhile(&db, &mut admin, &account, &guest, &write);
+        let of_account =
+            "select count(*) from (select cart from items where product = 99 union all select cart from labels) r
+             join carts on id = cart where user_id = $1";
+        let found: i64 = admin.query_one(of_account, &[&account.user]).unwrap().get(0);
+        assert_eq!(found, left, "{rule} {write} {report}");
+        check_foreign_keys(&mut admin);
+        assert_eq!(value::<i64>(&mut admin, "select count(*) from carts"), 1);
+        run(&mut admin, "delete from auth.users");
+    }
+    assert_eq!(deadlocks(&mut admin), 0);
+}
+
+#[test]
+fn W1_rows_that_get_another_key_meanwhile() {
+    let (db, mut admin) = setup();
+    run(
+        &mut admin,
+        "create table folders (user_id uuid references auth.users (id), no int, primary key (user_id, no));
+         create table files (user_id uuid, folder int, name text,
+                             foreign key (user_id, folder) references folders on update cascade);
+         create table shares (note uuid, n int, foreign key (note, n) references notes (user_id, n) on delete set null, hits int);
+         select auth.set_merge_rule('notes', 'keep_account');",
+    );
+    let (guest, account) = (sign_in(&mut admin), account(&mut admin));
+    admin.execute("insert into folders values ($1, 1)", &[&guest.user]).unwrap();
+    admin.execute("insert into files values ($1, 1, 'a.txt')", &[&guest.user]).unwrap();
+    merge_meanwhile(&db, &mut admin, &account, &guest, "update folders set no = 2");
+    let file = admin.query_one("select user_id, folder from files", &[]).unwrap();
+    assert_eq!((file.get::<_, uuid::Uuid>(0), file.get::<_, i32>(1)), (account.user, 2));
+    check_foreign_keys(&mut admin);
+    // A row that is to lose its key is changed.
+    let guest = sign_in(&mut admin);
+    admin.execute("insert into notes values ($1, 1)", &[&guest.user]).unwrap();
+    admin.execute("insert into shares values ($1, 1, 0)", &[&guest.user]).unwrap();
+    merge_meanwhile(&db, &mut admin, &account, &guest, "update shares set hits = hits + 1");
+    assert_eq!(value::<i64>(&mut admin, "select count(*) from shares where note is null and hits = 1"), 1);
+    check_foreign_keys(&mut admin);
+}
+
+#[test]
+fn W1_rows_held_in_a_schema_that_few_may_use() {
+    let (db, mut admin) = setup();
+    run(&mut admin, "create schema closed; alter table carts set schema closed; set search_path = closed, public");
+    let (guest, account) = (sign_in(&mut admin), account(&mut admin));
+    fill_cart(&mut admin, &guest, 0..3);
+    let mut holder = db.connect();
+    let mut held = holder.transaction().unwrap();
+    run(&mut held, "update closed.carts set id = id");
+    let mut app = db.connect_as(APP);
+    std::thread::scope(|scope| {
+        let merged = scope.spawn(|| merge(&mut app, &account, &guest).map_err(|error| describe(&error)));
+        sleep(700);
+        held.commit().unwrap();
+        merged.join().unwrap().unwrap_or_else(|error| panic!("{error}"));
+    });
+    assert_eq!(value::<uuid::Uuid>(&mut admin, "select user_id from carts"), account.user);
 }
 
 #[test]

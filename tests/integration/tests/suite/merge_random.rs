@@ -277,6 +277,8 @@ fn one(db: &mut Transaction, seed: u64, refused: &mut Vec<String>) -> bool {
             after[i] + number("dropped") + number("replaced"),
             "seed {seed}, {name}: {before:?} {after:?} {report:#}\n{sql}"
         );
+        let counted = number("moved") + number("kept");
+        assert!(counted <= after[i], "seed {seed}, {name}: {after:?} {report:#}\n{sql}");
         if table.has_user && entry.is_some_and(|entry| entry["rule"] != "ignore") {
             let of = |user: Uuid| format!("select count(*) from {name} where u = '{user}'");
             assert_eq!(value::<i64>(db, &of(guest.user)), 0, "seed {seed}, {name}: {report:#}\n{sql}");
