@@ -278,6 +278,33 @@ select count(*) from pg_temp.guestbook_log;
 drop table guestbook, guestbook_log;
 drop function log_guest;
 
+-- N16: where a row goes in a merge, keys that were seen to do not act again. A trigger that runs a query with the very
+-- same text does not get that: row 99 is referenced, and stays.
+create schema same;
+create table same.t (id int primary key, user_id uuid unique references auth.users (id) on delete cascade);
+create table same.child (t int references same.t on delete restrict);
+create function same.delete_too() returns trigger language plpgsql as $$
+begin
+    if old.id = 1 then
+        execute 'delete from only same.t as t using rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c) where t.tableoid = p.o and t.ctid = p.c::pg_catalog.tid'
+            using array['same.t'::regclass::oid], array[(select ctid::text from same.t where id = 99)];
+    end if;
+    return old;
+end
+$$;
+create trigger delete_too before delete on same.t for each row execute function same.delete_too();
+begin;
+select * from session(auth.sign_in_anonymously()) \gset ada_
+select * from session(auth.sign_in_anonymously()) \gset bob_
+update auth.users set is_anonymous = false where id = :'bob_id';
+insert into same.t values (1, :'ada_id'), (2, :'bob_id'), (99, null);
+insert into same.child values (99);
+select set_config('anon_auth.access_token', :'bob_token', true) is not null as set;
+select raised('select auth.merge_anonymous_user($1)', :'ada_token');
+select id from same.t order by id;
+rollback;
+drop schema same cascade;
+
 drop procedure try;
 drop view outcome;
 drop table tried;
