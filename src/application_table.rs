@@ -110,9 +110,9 @@ impl Table {
     /// that they stay what they are.
     ///
     /// # Arguments
-    /// * `is_delete` – whether rows are deleted, not updated
+    /// * `updated` – the columns that are updated, quoted; `None` where rows are deleted
     /// * `settled` – foreign keys whose actions are left out of the statement
-    pub fn would_lend_rights(&self, is_delete: bool, settled: &[pg_sys::Oid]) -> Result<Option<String>> {
+    pub fn would_lend_rights(&self, updated: Option<&[String]>, settled: &[pg_sys::Oid]) -> Result<Option<String>> {
         static SELECT: Statement = Statement::latest(
             c"with recursive reached as (
                   select $1 as relation, $2 as is_delete
@@ -128,6 +128,10 @@ impl Table {
                       where f.contype = 'f' and f.confrelid = r.relation and f.conparentid = 0
                         and case when r.is_delete then f.confdeltype else f.confupdtype end in ('c', 'n', 'd')
                         and f.oid <> all ($4)
+                        and (r.is_delete or r.relation <> $1
+                             or exists (select from pg_catalog.pg_attribute a
+                                        where a.attrelid = f.confrelid and a.attnum = any (f.confkey)
+                                          and pg_catalog.quote_ident(a.attname) = any ($5)))
                         and pg_catalog.current_setting('server_version_num')::integer < 180000) next)
               select distinct c.oid, c.oid::pg_catalog.regclass::text, c.relowner <> $3,
                      exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal)
@@ -136,7 +140,7 @@ impl Table {
                      $4 <> '{}' and exists (select from pg_catalog.pg_rewrite w where w.ev_class = c.oid)
               from reached r join pg_catalog.pg_class c on c.oid = r.relation
               order by 1",
-            &[pg_sys::OIDOID, pg_sys::BOOLOID, pg_sys::OIDOID, pg_sys::OIDARRAYOID],
+            &[pg_sys::OIDOID, pg_sys::BOOLOID, pg_sys::OIDOID, pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID],
         );
         let mut locked: Vec<pg_sys::Oid> = Vec::new();
         loop {
@@ -144,9 +148,10 @@ impl Table {
             let mut why = None;
             let values = [
                 spi::value(self.relation),
-                spi::value(is_delete),
+                spi::value(updated.is_none()),
                 spi::value(self.owner),
                 spi::value(settled.to_vec()),
+                spi::value(updated.unwrap_or_default().to_vec()),
             ];
             SELECT.each(&values, |row| {
                 let name: String = row.get(2).unwrap_or_default();

@@ -127,7 +127,8 @@ impl ForeignKey {
             OnDelete::SetNull => assign("null"),
             OnDelete::SetDefault => assign("default"),
         };
-        if let Some(why) = self.table.would_lend_rights(self.on_delete == OnDelete::Cascade, &[])? {
+        let updated = (self.on_delete != OnDelete::Cascade).then_some(self.set_columns.as_slice());
+        if let Some(why) = self.table.would_lend_rights(updated, &[])? {
             // Nothing is lent where there is nothing to do.
             return if self.has_rows(users)? { Err(self.still_referenced(&why)) } else { Ok(()) };
         }

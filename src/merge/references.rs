@@ -231,6 +231,11 @@ impl Reference {
         self.columns.iter().map(|column| column.number).collect()
     }
 
+    /// Its columns, quoted.
+    pub fn column_names(&self) -> Vec<String> {
+        self.columns.iter().map(|column| column.name.clone()).collect()
+    }
+
     /// The numbers of the columns it references.
     pub fn referenced(&self) -> Vec<i16> {
         self.columns.iter().map(|column| column.referenced).collect()

@@ -228,7 +228,7 @@ impl Mover {
             .filter(|child| child.references_any(&numbers) && child.on_update == OnUpdate::Follow)
             .collect();
         let settled: Vec<pg_sys::Oid> = followers.iter().flat_map(|child| child.family.clone()).collect();
-        check_rights(table, false, &settled)?;
+        check_rights(table, Some(&reference.column_names()), &settled)?;
 
         let mut follow = Vec::new();
         for child in followers {
@@ -262,7 +262,7 @@ impl Mover {
             let found = fetch(reference, &rows, &columns)?;
             return self.delete_rows(&reference.table, &found, side);
         }
-        check_rights(&reference.table, true, &[])?;
+        check_rights(&reference.table, None, &[])?;
         let deleted = run_delete(&reference.table, &rows)?;
         self.note_deleted(&reference.table, by_side(side, deleted));
         Ok(deleted)
@@ -296,7 +296,7 @@ impl Mover {
         }
         let whose = self.whose(table, &rows, side)?;
         let settled: Vec<pg_sys::Oid> = all.iter().flat_map(|child| child.family.clone()).collect();
-        check_rights(table, true, &settled)?;
+        check_rights(table, None, &settled)?;
         let deleted = without_actions(&delete_statement(table, &selection(&rows)), settled, || {
             run_delete(table, &selection(&rows))
         })?;
@@ -380,7 +380,7 @@ impl Mover {
                     .hint("Give the foreign key another ON DELETE action, or set another merge rule."));
             }
         };
-        check_rights(&child.table, false, &[])?;
+        check_rights(&child.table, Some(&child.set_columns), &[])?;
         let rows = selection(&found.iter().collect::<Vec<_>>());
         let assignments: Vec<_> = child.set_columns.iter().map(|column| format!("{column} = {value}")).collect();
         let sql = format!(
@@ -468,7 +468,7 @@ fn add_up(reference: &Reference, columns: &[String], pairs: &[(RowId, RowId)]) -
         types: vec![pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID],
         values: vec![losing_tables, losers, winning_tables, winners],
     };
-    check_rights(&reference.table, false, &[])?;
+    check_rights(&reference.table, Some(columns), &[])?;
     let expected = pairs.iter().map(|(_, winner)| winner.id()).collect::<HashSet<_>>().len() as u64;
     if reference.run(&sql, &of, |_| Ok(()))? != expected {
         return Err(error(409, "conflict", format!("rows of table {} could not be added up", reference.table.name))
@@ -480,8 +480,8 @@ fn add_up(reference: &Reference, columns: &[String], pairs: &[(RowId, RowId)]) -
 
 /// # Errors
 /// `merge_conflict` where writing the table would lend its owner's rights.
-fn check_rights(table: &Table, is_delete: bool, settled: &[pg_sys::Oid]) -> Result<()> {
-    match table.would_lend_rights(is_delete, settled)? {
+fn check_rights(table: &Table, updated: Option<&[String]>, settled: &[pg_sys::Oid]) -> Result<()> {
+    match table.would_lend_rights(updated, settled)? {
         None => Ok(()),
         Some(why) => Err(error(409, "merge_conflict", format!("table {} cannot be written{why}", table.name))
             .about(&table.name, "")

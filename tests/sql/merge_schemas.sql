@@ -310,6 +310,13 @@ truncate seen;
 select * from merge();
 select * from seen order by 1, 2;
 rollback;
+-- Another owner's key that follows updates is in nobody's way while what it references stays.
+begin;
+alter table c drop constraint c_b_fkey, add foreign key (b) references b on update cascade on delete cascade;
+alter table b add unique (a);
+select * from merge();
+select * from c order by 1;
+rollback;
 drop schema owners cascade;
 drop role owner_1, owner_2, owner_3, owner_4;
 
