@@ -123,7 +123,9 @@ select n.nspname::text as table_schema,
   left join auth.merge_rules r on r.relation = c.relation
   cross join lateral (
       select exists (select from pg_catalog.pg_index x
-                      where x.indrelid = c.relation and x.indkey[0] = c.number and x.indpred is null and x.indisvalid)) i
+                      where x.indrelid = c.relation and x.indkey[0] = c.number and x.indpred is null and x.indisvalid
+                        and exists (select from pg_catalog.pg_class o join pg_catalog.pg_am m on m.oid = o.relam
+                                     where o.oid = x.indexrelid and m.amname in ('btree', 'hash')))) i
  order by 1, 2, 3;
 comment on view auth.owned_tables is 'The columns of application tables that hold the id of a user, which a merge and a deletion follow: by which foreign key (none where it was registered with auth.set_merge_rule()), what that does on deletion, the merge rule of the table, and whether an index finds a user''s rows, or else the statement that makes one';
 

@@ -283,6 +283,11 @@ reset role;
 set local role service_role;
 select auth.set_merge_rule('public.items', 'keep_guest');
 select table_name, column_name, foreign_key, on_delete, rule, has_index, create_index from auth.owned_tables where table_name = 'items';
+reset role;
+create index on items using brin (user_id);
+select has_index from auth.owned_tables where table_name = 'items';
+create index on items (user_id, name);
+select has_index from auth.owned_tables where table_name = 'items';
 rollback;
 
 -- A foreign key to another column of auth.users cannot be followed.
