@@ -12,8 +12,8 @@ use std::ffi::CString;
 /// # Errors
 /// Those of [`claims::verify`] and [`claims::freshness`], and `role_not_allowed`.
 pub fn authenticate(token: &str) -> Result<Option<pgrx::Uuid>> {
-    let verified = claims::verify(token)?;
     let since = claims::times_forgotten();
+    let verified = claims::verify(token)?;
     let now = claims::freshness(&verified)?;
     if guc::switch_role() {
         // First: a caller must not end up with the user's identity in a role of more rights.

@@ -59,6 +59,9 @@ pub struct Current {
     /// Counts transactions.
     transaction: u64,
     command: pg_sys::CommandId,
+    /// With which snapshot it was found out in a parallel query: leader and workers all look with the query's, so
+    /// that they agree, and it may be older or newer than what other statements see.
+    parallel_snapshot: Option<SnapshotId>,
     expires: i64,
     not_before: i64,
     built: Option<Rc<Built>>,
@@ -78,6 +81,7 @@ static CURRENT: BackendLocal<Current> = BackendLocal(std::cell::UnsafeCell::new(
     forgotten: 0,
     transaction: 0,
     command: 0,
+    parallel_snapshot: None,
     expires: 0,
     not_before: 0,
     built: None,
@@ -103,6 +107,22 @@ unsafe extern "C-unwind" {
     fn GetConfigOption(name: *const c_char, missing_ok: bool, restrict: bool) -> *const c_char;
     fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
     fn GetCurrentStatementStartTimestamp() -> pg_sys::TimestampTz;
+    fn IsInParallelMode() -> bool;
+    fn GetActiveSnapshot() -> pg_sys::Snapshot;
+}
+
+/// Tells snapshots apart by what they see: for one upper end, the transactions in progress only get fewer.
+type SnapshotId = (pg_sys::TransactionId, u32, i32);
+
+/// The snapshot of the parallel query that is running, if one is.
+#[inline(always)]
+fn parallel_snapshot() -> Option<SnapshotId> {
+    unsafe {
+        IsInParallelMode().then(|| {
+            let snapshot = &*GetActiveSnapshot();
+            (snapshot.xmax, snapshot.xcnt, snapshot.subxcnt)
+        })
+    }
 }
 
 /// The claims for a reader; `None` without a valid token. The hot path.
@@ -117,6 +137,7 @@ pub unsafe fn current() -> Option<(&'static Built, bool)> {
         // A command that wrote may have changed the session or the user: look again.
         let is_good = current.is_known
             && current.command == GetCurrentCommandId(false)
+            && current.parallel_snapshot == parallel_snapshot()
             && now < current.expires
             && now >= current.not_before
             && current.request.as_deref().is_none_or(|request| request == request_text());
@@ -205,6 +226,7 @@ fn remember(
     let replaced = std::mem::replace(&mut current.built, found.0);
     (current.not_before, current.expires) = (found.1, found.2);
     current.command = command;
+    current.parallel_snapshot = parallel_snapshot();
     current.request = request;
     current.is_known = current.forgotten == forgotten;
     drop(replaced);
@@ -220,7 +242,7 @@ pub fn times_forgotten() -> u64 {
 ///
 /// # Arguments
 /// * `verified`, `fresh` – what [`verify`] and [`freshness`] made of the token
-/// * `since` – [`times_forgotten`] before [`freshness`]
+/// * `since` – [`times_forgotten`] before both
 pub fn take_token(token: &str, verified: &Verified, fresh: Fresh, since: u64) -> Result<()> {
     let is_unchanged = times_forgotten() == since;
     guc::set_local("anon_auth.access_token", token)?;

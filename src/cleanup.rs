@@ -204,7 +204,7 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
               order by id limit $3 for update skip locked)",
         &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
     );
-    static REVOKED: Statement = Statement::new(
+    static REVOKED: Statement = Statement::planned_for_values(
         c"delete from auth.sessions where id in (
               select s.id from auth.session_revocations r join auth.sessions s on s.id = r.session_id
               limit $1 for update of s skip locked)",
@@ -214,7 +214,7 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
     static REVOCATIONS: Statement = Statement::new(
         c"delete from auth.session_revocations r
           where r.revoked_at < pg_catalog.clock_timestamp() - interval '1 day'
-            and not exists (select from auth.sessions s where s.id = r.session_id)",
+            and not exists (select from auth.sessions s where s.id = r.session_id offset 0)",
         &[],
     );
     let expired = EXPIRED.run(&[

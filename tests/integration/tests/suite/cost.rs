@@ -54,6 +54,33 @@ fn W5_a_parallel_plan_returns_the_same_rows() {
     }
 }
 
+#[test]
+fn W5_leader_and_workers_agree_on_who_is_calling() {
+    let db = Database::new();
+    let mut admin = db.connect();
+    let guest = sign_in(&mut admin);
+    run(
+        &mut admin,
+        "create table lines as select n from generate_series(1, 100000) n;
+         grant select on lines to authenticated;
+         analyze lines;",
+    );
+    let count = "select count(*) from lines where n < 0 or auth.uid() is not null";
+    let mut app = db.connect_as(APP);
+    run(
+        &mut app,
+        "set max_parallel_workers_per_gather = 2; set min_parallel_table_scan_size = 0;
+         set parallel_setup_cost = 0; set parallel_tuple_cost = 0",
+    );
+    let mut transaction = app.transaction().unwrap();
+    authenticate(&mut transaction, &guest.access_token).unwrap();
+    assert!(value::<bool>(&mut transaction, "select auth.uid() is not null"));
+    assert_eq!(value::<i64>(&mut transaction, count), 100_000);
+    // What the leader remembers, the workers would look up anew.
+    admin.execute("delete from auth.sessions where user_id = $1", &[&guest.user]).unwrap();
+    assert_eq!(value::<i64>(&mut transaction, count), 0);
+}
+
 /// What a query returns to this guest, with these settings.
 fn rows_as(client: &mut Client, session: &Session, settings: &str, query: &str) -> Vec<(i32, String)> {
     run(client, settings);
