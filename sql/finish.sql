@@ -57,7 +57,7 @@ grant execute on function auth.is_anonymous() to public;
 grant execute on function auth.session_id() to public;
 
 -- Client functions; each checks its caller itself.
-grant execute on function auth.sign_in_anonymously(jsonb, text) to public;
+grant execute on function auth.sign_in_anonymously(jsonb, text, text, text) to public;
 grant execute on function auth.refresh_session(text) to public;
 grant execute on function auth.sign_out(text) to public;
 grant execute on function auth.authenticate(text) to public;

@@ -72,10 +72,10 @@ comment on function auth.refuse_truncate() is 'Trigger: refuses TRUNCATE';
 create trigger refuse_truncate before truncate on auth.users
     for each statement execute function auth.refuse_truncate();
 
-create function auth.sign_in_anonymously(data jsonb default '{}', refresh_token text default null) returns jsonb
+create function auth.sign_in_anonymously(data jsonb default '{}', captcha_token text default null, refresh_token text default null, provider text default null) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_sign_in_anonymously';
-comment on function auth.sign_in_anonymously(jsonb, text) is
+comment on function auth.sign_in_anonymously(jsonb, text, text, text) is
 'Signs in without credentials. Creates a guest and returns its session: access_token, token_type, expires_in (seconds), expires_at (Unix time), refresh_token, user.
 Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as.
 Errors: anonymous_provider_disabled (PT422), validation_failed (PT400), and with a refresh_token those of auth.refresh_session().

@@ -48,6 +48,7 @@ mod provider_keys;
 mod readers;
 mod sessions;
 mod settings;
+mod sign_in;
 mod spi;
 mod time_limit;
 mod update_user;

@@ -62,7 +62,7 @@ pub fn link(identity: &Identity) -> Result<Jsonb> {
 /// # Arguments
 /// * `owner` – whose it is
 pub fn user_to_sign_in_to(user: &User, owner: Option<Uuid>) -> Result<Option<Uuid>> {
-    let is_login = user.is_anonymous && settings::current()?.promotion_conflict_is_login;
+    let is_login = user.is_anonymous && settings::current()?.promotion_conflict == "login";
     Ok(owner.filter(|owner| is_login && *owner != user.id))
 }
 

@@ -20,20 +20,24 @@ use uuid::Uuid;
 
 /// A row of `auth.sessions`. Times are in microseconds since Postgres's epoch.
 pub struct Session {
-    id: Uuid,
+    pub id: Uuid,
     user: Uuid,
     created_at: i64,
     refreshed_at: i64,
     method: String,
     aal: String,
     counter: i64,
-    nonce: Vec<u8>,
+    pub nonce: Vec<u8>,
     replaced: Vec<u8>,
     is_revoked: bool,
 }
 
 impl Session {
-    fn new(user: Uuid, method: &str, now: i64) -> Self {
+    /// A session that starts now, not stored yet.
+    ///
+    /// # Arguments
+    /// * `method` – how it was proven who the user is; `amr` in tokens
+    pub fn new(user: Uuid, method: &str, now: i64) -> Self {
         Self {
             id: clock::new_id(now),
             user,
@@ -167,7 +171,7 @@ fn find(id: Uuid) -> Option<Session> {
 ///
 /// # Arguments
 /// * `now` – the time at which they are issued
-fn answer(session: &Session, user: &User, settings: &Settings, now: i64) -> Result<Jsonb> {
+pub fn answer(session: &Session, user: &User, settings: &Settings, now: i64) -> Result<Jsonb> {
     let nonce = session.nonce.as_slice().try_into().map_err(|_| refresh_token_not_found())?;
     let issued = clock::unix_seconds(now);
     let lifetime = settings.access_token_lifetime / 1_000_000;
@@ -220,85 +224,6 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
     })
 }
 
-/// The metadata that a caller gives for itself.
-fn user_metadata(args: &Args, n: usize, settings: &Settings) -> Result<Value> {
-    let Some(datum) = (unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, n) }) else { return Ok(json!({})) };
-    let text = crate::json::text(datum);
-    settings.check_user_metadata(text.len())?;
-    match crate::json::parse(&text)? {
-        Value::Object(object) => Ok(Value::Object(object)),
-        other => Err(invalid(format!("the metadata is {}, not a JSON object", type_name(&other)))),
-    }
-}
-
-fn type_name(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "an array",
-        Value::Object(_) => "an object",
-    }
-}
-
-fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
-    static INSERT: Statement = Statement::new(
-        c"with guest as (
-              insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
-                                      updated_at, last_sign_in_at)
-              values ($1, $2, $3, coalesce($7, '{}'), true, $4, $4, $4))
-          insert into auth.sessions (id, user_id, created_at, refreshed_at, refresh_token_nonce)
-          values ($5, $1, $4, $4, $6)",
-        &[
-            pg_sys::UUIDOID,
-            pg_sys::TEXTOID,
-            pg_sys::JSONBOID,
-            pg_sys::TIMESTAMPTZOID,
-            pg_sys::UUIDOID,
-            pg_sys::BYTEAOID,
-            pg_sys::JSONBOID,
-        ],
-    );
-    writes(c"auth.sign_in_anonymously()");
-    let settings = settings::current()?;
-    if settings.disabled {
-        return Err(error(422, "anonymous_provider_disabled", "anonymous sign-in is switched off")
-            .hint("An administrator can switch it on: SELECT auth.set_setting('disabled', 'false');"));
-    }
-    if settings.reuse_guests
-        && let Some(token) = args.text(1)?
-    {
-        return refresh(&token);
-    }
-    let metadata = user_metadata(args, 0, &settings)?;
-    // Stored as it was given: JSON numbers may have more digits than the token's.
-    let mut stored_metadata = args.get::<pg_sys::Datum>(0).or_else(|| spi::value(Jsonb(json!({}))));
-    // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
-    keys::current()?;
-
-    let now = clock::now();
-    let mut user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
-    let mut app_metadata = None;
-    if hook_events::before_user_created(&mut user, "anonymous")? {
-        stored_metadata = spi::value(Jsonb(user.user_metadata.clone()));
-        app_metadata = spi::value(Jsonb(user.app_metadata.clone()));
-    }
-    let session = Session::new(user.id, "anonymous", now);
-    INSERT.run(&[
-        spi::uuid(user.id),
-        spi::value(user.aud.as_str()),
-        stored_metadata,
-        spi::timestamp(now),
-        spi::uuid(session.id),
-        spi::value(session.nonce.as_slice()),
-        app_metadata,
-    ])?;
-    hook_events::after_user_created(&user, "anonymous")?;
-    answer(&session, &user, &settings, now)
-}
-sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
-
 /// Signs a user in, whoever has proven to be it. Locks the user's row.
 ///
 /// # Arguments
@@ -332,7 +257,11 @@ pub fn create(user: Uuid, method: &str) -> Result<Jsonb> {
 
 sql_function!(anon_auth_refresh_session, |args| { refresh(&args.text(0)?.unwrap_or_default()) });
 
-fn refresh(token: &str) -> Result<Jsonb> {
+/// Rotates a refresh token.
+///
+/// # Errors
+/// Those of `auth.refresh_session()`.
+pub fn refresh(token: &str) -> Result<Jsonb> {
     // In place, unless somebody else was faster: then there is no row to update, and the next round sees why.
     static ROTATE: Statement = Statement::new(
         c"update auth.sessions

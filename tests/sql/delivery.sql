@@ -36,7 +36,7 @@ select (:'sms'::jsonb->'sms') - 'otp' as sms, :'sms'::jsonb->'sms'->>'otp' ~ '^\
 -- Nobody gets it again while it is leased. N14: once it was sent, the codes are gone.
 select auth.claim_messages();
 select auth.acknowledge_message((:'email'::jsonb->>'id')::uuid) as acknowledged, auth.acknowledge_message((:'email'::jsonb->>'id')::uuid) as again;
-select channel, status, secret is null as erased, finished_at is not null as finished from auth.messages order by id;
+select channel, status, secret is null as erased, finished_at is not null as finished from auth.messages order by recipient;
 rollback;
 
 -- Messages are handed out as they come, so many at a time, by channel if asked for.
@@ -107,7 +107,7 @@ select * from session(auth.sign_in_anonymously()) \gset ada_
 select * from session(auth.sign_in_anonymously()) \gset bob_
 select claim_address(:'ada_token', '{"email": "ada@example.org"}'), claim_address(:'ada_token', '{"phone": "+4930123456"}'), claim_address(:'bob_token', '{"email": "bob@example.org"}');
 select claim_address(:'ada_token', '{"email": "ada2@example.org"}');
-select recipient, status, secret is null as erased from auth.messages order by id;
+select recipient, status, secret is null as erased from auth.messages order by recipient;
 select jsonb_path_query_array(auth.claim_messages(), '$[*].to') as messages;
 rollback;
 
@@ -132,7 +132,7 @@ select auth.acknowledge_message(id) from auth.outbox where recipient in ('1@exam
 update auth.messages set finished_at = now() - interval '8 days' where recipient = '1@example.org';
 update auth.messages set expires_at = clock_timestamp() where recipient = '3@example.org';
 select auth.cleanup_expired_users()->'messages' as deleted;
-select recipient, status, secret is null as erased from auth.messages order by id;
+select recipient, status, secret is null as erased from auth.messages order by recipient;
 select auth.set_setting('message_retention', '0');
 select auth.cleanup_expired_users(1)->'messages' as one, auth.cleanup_expired_users()->'messages' as rest;
 select recipient, status from auth.outbox;

@@ -93,7 +93,7 @@ rollback;
 begin;
 select auth.set_setting('sign_in_mode', 'reuse');
 select * from session(auth.sign_in_anonymously('{"name": "Ada"}')) \gset ada_
-select * from session(auth.sign_in_anonymously('{"name": "other"}', :'ada_refresh')) \gset again_
+select * from session(auth.sign_in_anonymously('{"name": "other"}', refresh_token => :'ada_refresh')) \gset again_
 select :'ada_id' = :'again_id' as same_guest, :'ada_refresh' <> :'again_refresh' as rotated,
        count(*) as guests, min(raw_user_meta_data->>'name') as name
   from auth.users;
