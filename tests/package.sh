@@ -37,7 +37,7 @@ max_worker_processes = 16
 CONF
 echo 'local all all trust' >"$root/etc/postgresql/15/main/pg_hba.conf"
 inside pg_ctlcluster 15 main start
-export PGHOST=$root/var/run/postgresql PGUSER=postgres
+export PGHOST=$root/run/postgresql PGUSER=postgres
 inside psql -X -U postgres -c 'create database app template template0 encoding UTF8 lc_collate "C" lc_ctype "C"'
 
 bin=target/pg/15/bin
