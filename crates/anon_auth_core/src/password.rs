@@ -104,6 +104,12 @@ fn scrypt(password: &str, hash: &PasswordHash, salt: &Salt, length: usize) -> Re
     Output::new(&output).map_err(|_| PasswordError::Unknown)
 }
 
+/// Whether [`verify`] knows hashes of this kind.
+pub fn is_known(hash: &str) -> bool {
+    hash.parse::<bcrypt::HashParts>().is_ok_and(|parts| parts.get_cost() <= MAX_BCRYPT_COST)
+        || PasswordHash::new(hash).is_ok_and(|hash| ["argon2id", "scrypt"].contains(&hash.algorithm.as_str()))
+}
+
 /// The PHC string of a hash that better-auth made: salt and hash in hexadecimal, with a colon between them, by scrypt
 /// with N = 16384, r = 16, p = 1, the salt's text being the salt.
 pub fn from_better_auth(hash: &str) -> Option<String> {

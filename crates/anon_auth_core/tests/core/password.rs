@@ -1,6 +1,6 @@
 //! Passwords: Argon2id, as others compute it; hashes that users bring along; and nothing but.
 
-use anon_auth_core::password::{Cost, PasswordError, from_better_auth, hash, is_of_cost, verify};
+use anon_auth_core::password::{Cost, PasswordError, from_better_auth, hash, is_known, is_of_cost, verify};
 
 const CHEAP: Cost = Cost { memory: 64, iterations: 1, parallelism: 1 };
 
@@ -62,6 +62,7 @@ fn N14_hashes_by_bcrypt_match() {
     for form in ["$2a", "$2b", "$2y"] {
         let stored = stored.replacen("$2b", form, 1);
         assert_eq!(verify("correct horse", &stored), Ok(true), "{stored}");
+        assert!(is_known(&stored));
         assert_eq!(verify("correct hors", &stored), Ok(false), "{stored}");
         // So it is replaced at the next sign-in.
         assert!(!is_of_cost(&stored, CHEAP));
@@ -94,6 +95,12 @@ fn N14_hashes_of_better_auth_match() {
         assert_eq!(verify(password, &stored), Ok(true));
     }
     assert_eq!(verify("angstrom", &stored), Ok(false));
+    assert!(is_known(&stored) && is_known(&hash("x", CHEAP).unwrap()));
+    for text in
+        ["", "x", "$2b$31$co.zxPuQvFqnLtdrfivynOyEQj0fZ.LRQVyl6AWJ/ftQs.ViILzXO", "$fbscrypt$v=1,n=14,r=8,p=1$x$y"]
+    {
+        assert!(!is_known(text), "{text}");
+    }
     for text in ["", ":", "ab", "ab:", "ab:0", "ab:zz", "ab:\u{e4}b", &format!("ab:{}", "00".repeat(65))] {
         assert_eq!(from_better_auth(text), None, "{text}");
     }

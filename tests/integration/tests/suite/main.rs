@@ -12,6 +12,7 @@ mod evaluate_once;
 mod freshness;
 mod guesses;
 mod hooks;
+mod imports;
 mod keys;
 mod linking;
 mod merge;
