@@ -26,6 +26,7 @@ mod foreign_keys;
 mod function;
 mod guc;
 mod guesses;
+mod guest_providers;
 mod handover;
 mod hook_events;
 mod hook_function;
@@ -74,7 +75,8 @@ pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = [
 pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["handover"]);
 pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["merge"]);
+pgrx::extension_sql_file!("../sql/guest_providers.sql", name = "guest_providers", requires = ["merge"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["guest_providers"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 
