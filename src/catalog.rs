@@ -23,6 +23,7 @@ pub struct Relations {
     pub workers: pg_sys::Oid,
     pub hooks: pg_sys::Oid,
     pub guest_providers: pg_sys::Oid,
+    pub captcha_services: pg_sys::Oid,
 }
 
 thread_local! {
@@ -56,6 +57,7 @@ pub fn relations() -> Option<Relations> {
         workers: oid(c"workers")?,
         hooks: oid(c"hooks")?,
         guest_providers: oid(c"guest_providers")?,
+        captcha_services: oid(c"captcha_services")?,
     };
     // Unless an invalidation arrived meanwhile.
     RELATIONS.set((FORGOTTEN.get() == forgotten).then_some(relations));
@@ -75,6 +77,7 @@ pub fn invalidated(relation: pg_sys::Oid) {
     let is_keys = is(|known| known.signing_keys);
     let is_hooks = is(|known| known.hooks);
     let is_guest_providers = is(|known| known.guest_providers);
+    let is_captcha_services = is(|known| known.captcha_services);
     let is_session = is(|known| known.users) || is(|known| known.sessions) || is(|known| known.session_revocations);
     if is_settings {
         crate::settings::mark_stale();
@@ -88,10 +91,13 @@ pub fn invalidated(relation: pg_sys::Oid) {
     if is_guest_providers {
         crate::guest_providers::mark_stale();
     }
+    if is_captcha_services {
+        crate::captcha::mark_stale();
+    }
     if is_session {
         crate::claims::forget();
     }
-    if is_settings || is_keys || is_hooks || is_guest_providers || is_session {
+    if is_settings || is_keys || is_hooks || is_guest_providers || is_captcha_services || is_session {
         // A dropped and re-created extension has other OIDs.
         RELATIONS.set(None);
         FORGOTTEN.set(FORGOTTEN.get() + 1);

@@ -177,6 +177,7 @@ pub fn at_transaction_end() {
     keys::at_transaction_end();
     crate::hooks::at_transaction_end();
     crate::guest_providers::at_transaction_end();
+    crate::captcha::at_transaction_end();
     forget();
     if unsafe { !pg_sys::ActivePortal.is_null() } {
         return;

@@ -22,6 +22,8 @@ pub struct GuestProvider {
     disabled: bool,
     /// Microseconds.
     session_lifetime: Option<i64>,
+    /// In place of the setting.
+    pub captcha: Option<String>,
 }
 
 thread_local! {
@@ -51,6 +53,7 @@ fn stored() -> Rc<Vec<GuestProvider>> {
                     session_lifetime: row
                         .get::<pgrx::datum::Interval>(c"session_lifetime")
                         .map(|lifetime| lifetime.as_micros() as i64),
+                    captcha: row.get(c"captcha"),
                 });
             });
         }
@@ -91,13 +94,14 @@ const SESSION_LIFETIMES: std::ops::RangeInclusive<i128> = 1_000_000..=36_525 * 8
 
 fn set(args: &Args) -> Result<Jsonb> {
     static STORE: Statement = Statement::new(
-        c"insert into auth.guest_providers as p (name, disabled, session_lifetime, rate_limit)
-          values ($1, coalesce($2, false), $3, $4)
+        c"insert into auth.guest_providers as p (name, disabled, session_lifetime, rate_limit, captcha)
+          values ($1, coalesce($2, false), $3, $4, $5)
           on conflict (name) do update
           set disabled = coalesce($2, p.disabled), session_lifetime = coalesce($3, p.session_lifetime),
-              rate_limit = coalesce($4, p.rate_limit), updated_at = pg_catalog.now()
+              rate_limit = coalesce($4, p.rate_limit), captcha = coalesce($5, p.captcha),
+              updated_at = pg_catalog.now()
           returning pg_catalog.to_jsonb(p)",
-        &[pg_sys::TEXTOID, pg_sys::BOOLOID, pg_sys::INTERVALOID, pg_sys::INT4OID],
+        &[pg_sys::TEXTOID, pg_sys::BOOLOID, pg_sys::INTERVALOID, pg_sys::INT4OID, pg_sys::TEXTOID],
     );
     writes(c"auth.set_guest_provider()");
     let name = check_name(args.text(0)?, "guest provider")?;
@@ -112,7 +116,14 @@ fn set(args: &Args) -> Result<Jsonb> {
         return Err(invalid(format!("the rate limit {limit} is not a positive number"))
             .hint("It is how many guests a client address can make in an hour."));
     }
-    let values = [spi::value(name), spi::value(args.get::<bool>(1)), args.get(2), spi::value(args.get::<i32>(3))];
+    let captcha = args.text(4)?.map(|captcha| settings::canonical("captcha", &captcha)).transpose()?;
+    let values = [
+        spi::value(name),
+        spi::value(args.get::<bool>(1)),
+        args.get(2),
+        spi::value(args.get::<i32>(3)),
+        spi::value(captcha),
+    ];
     let stored = STORE.first(&values, |row| {
         crate::json::parse(&row.get::<pg_sys::Datum>(1).map(crate::json::text).unwrap_or_default())
     })?;

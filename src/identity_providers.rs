@@ -333,7 +333,7 @@ fn algorithm(name: &str) -> Result<Algorithm> {
 }
 
 /// Argument `n`, an array of texts; `None` for NULL.
-fn texts(args: &Args, n: usize) -> Result<Option<Vec<String>>> {
+pub fn texts(args: &Args, n: usize) -> Result<Option<Vec<String>>> {
     // As bytes: in a database with the encoding SQL_ASCII it may be anything.
     let Some(items) = args.get::<pgrx::Array<&[u8]>>(n) else { return Ok(None) };
     let text = |bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty()).map(str::to_owned);
@@ -360,7 +360,7 @@ fn audit(name: &str, action: &str, mut payload: Value) -> Result<()> {
 }
 
 /// A URL without the password that it may hold.
-fn shown_url(url: &str) -> String {
+pub fn shown_url(url: &str) -> String {
     url.rsplit_once('@').map_or_else(|| shortened(url), |(_, rest)| format!("…@{}", shortened(rest)))
 }
 

@@ -10,6 +10,7 @@ mod as_owner;
 mod audit;
 mod authenticate;
 mod cache;
+mod captcha;
 mod catalog;
 mod claims;
 mod cleanup;
@@ -76,7 +77,8 @@ pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["h
 pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/guest_providers.sql", name = "guest_providers", requires = ["merge"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["guest_providers"]);
+pgrx::extension_sql_file!("../sql/captcha.sql", name = "captcha", requires = ["guest_providers"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["captcha"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 

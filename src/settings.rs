@@ -80,6 +80,14 @@ fn definition(name: &str) -> Result<&'static Definition> {
     })
 }
 
+/// A value in the form in which the setting stores it.
+///
+/// # Errors
+/// `validation_failed` where the setting does not take it.
+pub fn canonical(name: &str, value: &str) -> Result<String> {
+    definition(name)?.canonical(value)
+}
+
 /// Stores a setting, or removes it where `value` is `None`; returns the value now in force.
 pub fn store(name: &str, value: Option<&str>) -> Result<String> {
     static STORE: Statement = Statement::new(

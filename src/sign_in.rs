@@ -8,12 +8,13 @@ use crate::sessions::{self, Session};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::users::User;
-use crate::{clock, guest_providers, hook_events, keys, sql_function};
+use crate::{captcha, clock, guest_providers, hook_events, keys, sql_function};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
 
 // Arguments of `auth.sign_in_anonymously()`.
 const DATA: usize = 0;
+const CAPTCHA_TOKEN: usize = 1;
 const REFRESH_TOKEN: usize = 2;
 const PROVIDER: usize = 3;
 
@@ -73,6 +74,9 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
     let metadata = user_metadata(args, &settings)?;
     // Stored as it was given: JSON numbers may have more digits than the token's.
     let mut stored_metadata = args.get::<pg_sys::Datum>(DATA).or_else(|| spi::value(Jsonb(json!({}))));
+    // Before anything is locked, written or made: it may take long, and fail.
+    let captcha = provider.as_ref().and_then(|provider| provider.captcha.as_deref()).unwrap_or(settings.captcha);
+    captcha::check(captcha, args.text(CAPTCHA_TOKEN)?.as_deref())?;
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
 
