@@ -76,7 +76,8 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
     let mut stored_metadata = args.get::<pg_sys::Datum>(DATA).or_else(|| spi::value(Jsonb(json!({}))));
     // Before anything is locked, written or made: it may take long, and fail.
     let captcha = provider.as_ref().and_then(|provider| provider.captcha.as_deref()).unwrap_or(settings.captcha);
-    captcha::check(captcha, args.text(CAPTCHA_TOKEN)?.as_deref())?;
+    let captcha_token = args.text(CAPTCHA_TOKEN)?;
+    captcha::check(captcha, captcha_token.as_deref())?;
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
 
@@ -86,7 +87,7 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
         user.app_metadata = json!({"provider": name, "providers": [name]});
     }
     let provider = provider.as_ref().map_or("anonymous", |provider| &provider.name);
-    let added = hook_events::before_user_created(&mut user, provider)?;
+    let added = hook_events::before_user_created(&mut user, provider, captcha_token.as_deref())?;
     if added {
         stored_metadata = spi::value(Jsonb(user.user_metadata.clone()));
     }
