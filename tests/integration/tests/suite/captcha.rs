@@ -228,6 +228,17 @@ fn C5_a_guest_provider_with_a_captcha_of_its_own() {
     expect_error(app.query_one(sql, &[&None::<&str>]), "PT400", "captcha_failed");
     sign_in(&mut app);
     assert_eq!(service.forms().len(), 2);
+    // A change is seen by sessions already open, from the commit on.
+    run(&mut admin, "select auth.set_guest_provider('demo', captcha => 'off')");
+    app.query_one(sql, &[&None::<&str>]).unwrap();
+    let mut change = admin.transaction().unwrap();
+    run(&mut change, "select auth.set_guest_provider('demo', disabled => true)");
+    app.query_one(sql, &[&None::<&str>]).unwrap();
+    change.commit().unwrap();
+    expect_error(app.query_one(sql, &[&None::<&str>]), "PT422", "anonymous_provider_disabled");
+    run(&mut admin, "select auth.remove_guest_provider('demo')");
+    expect_error(app.query_one(sql, &[&None::<&str>]), "PT404", "provider_not_found");
+    assert_eq!(service.forms().len(), 2);
 }
 
 #[test]
