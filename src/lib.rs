@@ -10,6 +10,7 @@ mod as_owner;
 mod audit;
 mod authenticate;
 mod cache;
+mod captcha;
 mod catalog;
 mod claims;
 mod cleanup;
@@ -26,6 +27,7 @@ mod foreign_keys;
 mod function;
 mod guc;
 mod guesses;
+mod guest_providers;
 mod handover;
 mod hook_events;
 mod hook_function;
@@ -76,7 +78,9 @@ pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["h
 pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/import.sql", name = "import", requires = ["merge"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["import"]);
+pgrx::extension_sql_file!("../sql/guest_providers.sql", name = "guest_providers", requires = ["import"]);
+pgrx::extension_sql_file!("../sql/captcha.sql", name = "captcha", requires = ["guest_providers"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["captcha"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 

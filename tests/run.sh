@@ -98,6 +98,7 @@ docs() {
     say "the documentation's SQL"
     start_cluster docs
     files+=(docs/{addresses,passwords,moving-a-guest,openid-connect,delivery,hooks,importing-users}.md)
+    files+=(docs/{guest-providers,captcha}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
     awk '/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown' "${files[@]}" |

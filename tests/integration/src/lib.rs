@@ -7,11 +7,15 @@ mod database;
 mod openid;
 mod server;
 mod session;
+mod siteverify;
+mod tls;
 
 pub use database::*;
 pub use openid::*;
 pub use server::*;
 pub use session::*;
+pub use siteverify::*;
+pub use tls::*;
 
 use postgres::{Error, GenericClient};
 use std::sync::{Mutex, MutexGuard, PoisonError};

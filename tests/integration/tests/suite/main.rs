@@ -3,6 +3,7 @@
 #![allow(non_snake_case)]
 
 mod attacks;
+mod captcha;
 mod cleanup;
 mod cost;
 mod crash;
