@@ -49,9 +49,14 @@ fn pre_request(_: &Args) -> Result<()> {
 }
 sql_function!(anon_auth_pre_request, pre_request);
 
+/// Whether the caller is PostgREST.
+pub fn is_request() -> bool {
+    request_setting(c"request.method").is_some() || request_setting(c"request.headers").is_some()
+}
+
 /// Keeps an answer that holds tokens out of caches, where it goes through PostgREST.
 pub fn forbid_caching() -> Result<()> {
-    if request_setting(c"request.method").is_none() && request_setting(c"request.headers").is_none() {
+    if !is_request() {
         return Ok(());
     }
     let mut headers = request_setting(c"response.headers")

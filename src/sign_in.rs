@@ -3,6 +3,7 @@
 use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::sessions::{self, Session};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
@@ -66,6 +67,7 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
     {
         return sessions::refresh(&token);
     }
+    limits::take(Call::SignIn)?;
     let metadata = user_metadata(args, &settings)?;
     // Stored as it was given: JSON numbers may have more digits than the token's.
     let mut stored_metadata = args.get::<pg_sys::Datum>(DATA).or_else(|| spi::value(Jsonb(json!({}))));
