@@ -6,7 +6,7 @@
 
 use crate::error::{Error, Result, error};
 use crate::settings::{self, Settings};
-use crate::{client_address, clock, guc, shared_buckets};
+use crate::{client_address, clock, shared_buckets};
 use anon_auth_core::client_address::ClientAddress;
 use anon_auth_core::rate_limit::Rate;
 use pgrx::pg_sys;
@@ -86,9 +86,9 @@ pub fn take_named(call: Call, name: &str, limit: i64) -> Result<()> {
 
 fn too_many(call: Call, name: &str, client: &ClientAddress, until: i64) -> Error {
     let mut hint = String::new();
-    if guc::forwarded_header().is_none() {
-        hint += "If that is an application server, a pooler or PostgREST, all its clients count as one until \
-                 anon_auth.forwarded_header names the header with theirs. ";
+    if client_address::of_connection().is_ok_and(|address| address == *client) {
+        hint += "If that is an application server, a pooler or PostgREST, all its clients count as one until it tells \
+                 theirs in the header that anon_auth.forwarded_header names. ";
     }
     if name.is_empty() {
         hint += &format!("SELECT auth.set_setting('{}', '0') turns the limit off.", call.setting());

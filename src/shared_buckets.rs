@@ -20,6 +20,9 @@ const NAME: &std::ffi::CStr =
         Err(_) => panic!("a version has no NUL"),
     };
 
+/// What no segment has (`DSM_HANDLE_INVALID`).
+const NONE: pg_sys::dsm_handle = 0;
+
 thread_local! {
     /// As this process has it mapped, to its end.
     static TABLE: Cell<Option<&'static Table>> = const { Cell::new(None) };
@@ -43,9 +46,9 @@ unsafe fn find_or_make() -> &'static Table {
         let handle = pg_sys::ShmemInitStruct(NAME.as_ptr(), size_of::<pg_sys::dsm_handle>(), &mut is_there)
             .cast::<pg_sys::dsm_handle>();
         if !is_there {
-            *handle = pg_sys::DSM_HANDLE_INVALID;
+            *handle = NONE;
         }
-        let table = if *handle == pg_sys::DSM_HANDLE_INVALID { make(handle) } else { map(*handle) };
+        let table = if *handle == NONE { make(handle) } else { map(*handle) };
         pg_sys::LWLockRelease(lock);
         &*table
     }

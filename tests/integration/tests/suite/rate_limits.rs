@@ -38,7 +38,6 @@ fn S16_of_64_at_once_30_get_in() {
 
 #[test]
 fn S16_limits_survive_crashes_and_restarts() {
-    let _crowd = crowd();
     for settings in [&["shared_preload_libraries=anon_auth"][..], &["shared_preload_libraries="]] {
         let server = Server::start(settings);
         let db = limited(&server);
@@ -140,6 +139,41 @@ fn S16_a_new_limit_counts_at_once_in_open_sessions() {
     run(&mut admin, "select auth.set_setting('sign_in_rate_limit', null)");
     // One of 30 was taken; those without a limit were not counted.
     assert_eq!((0..64).filter(|_| may(&mut client).is_ok()).count(), 29);
+}
+
+#[test]
+fn S16_postgrest_is_told_when_to_retry() {
+    let db = limited(&Server::shared());
+    let mut client = db.connect_as(APP);
+    run(&mut client, r#"set request.headers = '{"x-forwarded-for": "192.0.2.1"}'; set request.method = 'POST'"#);
+    let guest = (0..30).map(|_| sign_in(&mut client)).last().unwrap();
+    set_token(&mut client, &guest.access_token);
+    let claim = r#"select auth.update_user('{"email": "ada@example.org"}')"#;
+    run(&mut client, claim);
+    let guess = "select auth.redeem_transfer_code('AAAAA00000')";
+    (0..5).for_each(|_| assert_eq!(code_of(&client.batch_execute(guess).unwrap_err()), "otp_expired"));
+
+    let (sign_in, resend) = ("select auth.sign_in_anonymously()", "select auth.resend('email_change')");
+    for (sql, code, seconds) in [
+        (sign_in, "over_request_rate_limit: ", 1..=120),
+        (guess, "over_request_rate_limit: ", 1..=3600),
+        (claim, "over_email_send_rate_limit: ", 1..=60),
+        (resend, "over_email_send_rate_limit: ", 1..=60),
+    ] {
+        let error = client.batch_execute(sql).unwrap_err();
+        let error = error.as_db_error().unwrap();
+        let read = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        let (body, answer) = (read(error.message()), read(error.detail().unwrap()));
+        assert_eq!((error.code().code(), error.hint()), ("PGRST", None), "{sql}");
+        assert_eq!((&body["code"], &body["details"]), (&"PT429".into(), &serde_json::Value::Null), "{sql}");
+        assert!(body["message"].as_str().unwrap().starts_with(code), "{sql}: {body}");
+        assert!(body["hint"].as_str().unwrap().starts_with("Try again in "), "{sql}: {body}");
+        assert_eq!(answer["status"], 429, "{sql}");
+        let retry_after: u32 = answer["headers"]["Retry-After"].as_str().unwrap().parse().unwrap();
+        assert!(seconds.contains(&retry_after), "{sql}: {retry_after}");
+    }
+    // Other errors are as they were.
+    expect_error(client.batch_execute("select auth.verify_otp('x', 'x')"), "PT400", "validation_failed: ");
 }
 
 #[test]
