@@ -1,10 +1,10 @@
 //! Where the buckets of rate limits are: one table for the whole server, in a segment of dynamic shared memory that
 //! the first process to need it makes, and that stays until the server stops.
 //!
-//! How others find it is noted in a few bytes of the main shared memory. Postgres has some to spare there for libraries
-//! that are not preloaded, as `pg_prewarm` of its own used to be served. So nothing has to be preloaded, and nothing is
-//! written: it works on a standby just the same. After a crash Postgres makes all its shared memory anew, and every
-//! bucket is full again.
+//! Where that is, a few bytes of the main shared memory say. Postgres has some to spare there for libraries that were
+//! not preloaded; its own pg_prewarm did the same before version 17. So nothing has to be preloaded, no worker is
+//! needed and nothing is written: it works on a standby just the same. After a crash Postgres makes all its shared
+//! memory anew, and every bucket is full again.
 
 use anon_auth_core::rate_limit::Buckets;
 use pgrx::pg_sys;

@@ -47,6 +47,7 @@ rollback;
 
 -- S16: behind PostgREST the answer says when to retry, in a header. The hint need not tell of the header that is set.
 begin;
+set local request.method = 'POST';
 select come_from('192.0.2.1');
 select auth.set_setting('sign_in_rate_limit', '1');
 do $$

@@ -14,7 +14,6 @@ pub use server::*;
 pub use session::*;
 
 use postgres::{Error, GenericClient};
-use serde_json::Value;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -67,11 +66,9 @@ pub fn describe(error: &Error) -> String {
     }
 }
 
-/// The code that the message of an error begins with; PostgREST's form of it has the message inside.
+/// The code that the message of an error begins with.
 pub fn code_of(error: &Error) -> String {
     let message = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
-    let inner = (sqlstate(error) == "PGRST").then(|| serde_json::from_str::<Value>(&message).expect("a JSON object"));
-    let message = inner.map_or(message, |body| body["message"].as_str().unwrap_or_default().to_owned());
     message.split(':').next().unwrap_or_default().to_owned()
 }
 
