@@ -85,15 +85,18 @@ pub fn take_named(call: Call, name: &str, limit: i64) -> Result<()> {
 }
 
 fn too_many(call: Call, name: &str, client: &ClientAddress, until: i64) -> Error {
-    let mut hint = String::new();
-    if client_address::of_connection().is_ok_and(|address| address == *client) {
-        hint += "If that is an application server, a pooler or PostgREST, all its clients count as one until it tells \
-                 theirs in the header that anon_auth.forwarded_header names. ";
-    }
-    if name.is_empty() {
-        hint += &format!("SELECT auth.set_setting('{}', '0') turns the limit off.", call.setting());
-    }
+    let how_to_tell_clients_apart = match client_address::of_connection() {
+        Ok(address) if address == *client => {
+            "If that is an application server, a pooler or PostgREST, all its clients count as one until it tells \
+             theirs in the header that anon_auth.forwarded_header names. "
+        }
+        _ => "",
+    };
+    let whose_limit = match name {
+        "" => format!("SELECT auth.set_setting('{}', '0') turns the limit off.", call.setting()),
+        name => format!("The limit is that of \"{name}\"."),
+    };
     error(429, "over_request_rate_limit", format!("too many {} from client {client} lately", call.plural()))
-        .hint(hint.trim_end())
+        .hint(format!("{how_to_tell_clients_apart}{whose_limit}"))
         .retry_after(clock::seconds_until(until))
 }
