@@ -14,7 +14,7 @@ create function auth.redeem_promotion_code(promotion_code text) returns jsonb
 comment on function auth.redeem_promotion_code(text) is
 'Returns a session of the guest that made the code, in which an address or an identity can be linked to it. The guest''s other sessions go on until then.
 Arguments: promotion_code, as auth.create_promotion_code() returned it.
-Errors: otp_expired (PT403: wrong, used or expired, or the guest is permanent already), user_banned (PT403), manual_linking_disabled (PT404).
+Errors: otp_expired (PT403: wrong, used or expired, or the guest is permanent already), user_banned (PT403), manual_linking_disabled (PT404), over_request_rate_limit (PT429).
 Example: select auth.redeem_promotion_code($1);';
 
 create function auth.create_transfer_code() returns jsonb

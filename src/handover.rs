@@ -5,6 +5,7 @@ use crate::error::{Result, error};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::one_time_tokens::{self, Purpose, otp_expired};
 use crate::{client_address, clock, linking, postgrest, sessions, settings, sql_function};
 use anon_auth_core::code;
@@ -46,6 +47,7 @@ sql_function!(anon_auth_create_promotion_code, create_promotion_code);
 /// Not counted as a guess: nobody guesses 256 bits.
 fn redeem_promotion_code(args: &Args) -> Result<Jsonb> {
     writes(c"auth.redeem_promotion_code()");
+    limits::take(Call::Verify)?;
     linking::check_enabled()?;
     redeem(Purpose::Promotion, &args.text(0)?.unwrap_or_default())
 }
@@ -59,6 +61,7 @@ sql_function!(anon_auth_create_transfer_code, create_transfer_code);
 
 fn redeem_transfer_code(args: &Args) -> Result<Jsonb> {
     writes(c"auth.redeem_transfer_code()");
+    limits::take(Call::Verify)?;
     let code = code::read_typed(&args.text(0)?.unwrap_or_default()).ok_or_else(otp_expired)?;
     // By the first half, of which there are 33 million: one who guesses shall not lock out who has a code.
     guesses::count(&Subject::code(Purpose::Transfer.name(), &code[..5]), &client_address::current()?)?;

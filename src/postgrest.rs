@@ -49,9 +49,14 @@ fn pre_request(_: &Args) -> Result<()> {
 }
 sql_function!(anon_auth_pre_request, pre_request);
 
+/// Whether PostgREST is who gets the answer. An application that tells where its client is sets the headers alone.
+pub fn is_request() -> bool {
+    request_setting(c"request.method").is_some()
+}
+
 /// Keeps an answer that holds tokens out of caches, where it goes through PostgREST.
 pub fn forbid_caching() -> Result<()> {
-    if request_setting(c"request.method").is_none() && request_setting(c"request.headers").is_none() {
+    if !is_request() && request_setting(c"request.headers").is_none() {
         return Ok(());
     }
     let mut headers = request_setting(c"response.headers")

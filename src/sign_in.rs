@@ -4,6 +4,7 @@ use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::guest_providers::GuestProvider;
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::sessions::{self, Session};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
@@ -70,6 +71,12 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
         && let Some(token) = args.text(REFRESH_TOKEN)?
     {
         return sessions::refresh(&token);
+    }
+    match &provider {
+        Some(GuestProvider { name, rate_limit: Some(limit), .. }) => {
+            limits::take_named(Call::SignIn, name, (*limit).into())?;
+        }
+        _ => limits::take(Call::SignIn)?,
     }
     let metadata = user_metadata(args, &settings)?;
     // Stored as it was given: JSON numbers may have more digits than the token's.

@@ -8,6 +8,7 @@ use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::linking::{self, Proof, Prover};
 use crate::one_time_tokens::{self, OneTimeToken, Purpose, otp_expired};
 use crate::settings;
@@ -147,12 +148,12 @@ fn check_enabled(user: &User, address: &Address) -> Result<()> {
 }
 
 fn check_resend_interval(before: &OneTimeToken, address: &Address) -> Result<()> {
-    let wait = before.created_at + settings::current()?.otp_resend_interval - clock::now();
-    if wait <= 0 {
+    let until = before.created_at + settings::current()?.otp_resend_interval;
+    if until <= clock::now() {
         return Ok(());
     }
     Err(error(429, address.channel().rate_limit_error(), "a code was sent a moment ago")
-        .hint(format!("Try again in {} seconds.", (wait as u64).div_ceil(1_000_000))))
+        .retry_after(clock::seconds_until(until)))
 }
 
 fn send(user: &User, address: &Address) -> Result<()> {
@@ -172,6 +173,7 @@ fn send(user: &User, address: &Address) -> Result<()> {
 
 fn verify_otp(args: &Args) -> Result<Jsonb> {
     writes(c"auth.verify_otp()");
+    limits::take(Call::Verify)?;
     let purpose = purpose(args.text(0)?)?;
     let (code, token_hash) = (args.text(1)?, args.text(2)?);
     let address = Address::one_of(args.text(3)?, args.text(4)?)?;
@@ -248,6 +250,7 @@ fn prove(
 
 fn resend(args: &Args) -> Result<()> {
     writes(c"auth.resend()");
+    limits::take(Call::Otp)?;
     let purpose = purpose(args.text(0)?)?;
     let (user, _) = linking::lock_caller()?;
     let before = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(|| {

@@ -110,6 +110,16 @@ settings! {
         "E-mails, and text messages, that one client address can ask for within otp_message_window";
     otp_message_window: i64 = Interval(SECOND, 30 * DAY), "01:00:00",
         "Messages count for this long, from the first one on";
+    sign_in_rate_limit: i64 = Count(0, 1_000_000), "30",
+        "Anonymous sign-ins from one client address in an hour; 0 turns the limit off";
+    otp_rate_limit: i64 = Count(0, 1_000_000), "60",
+        "Requests for a code that proves an address from one client address in an hour; 0 turns the limit off";
+    verify_rate_limit: i64 = Count(0, 1_000_000), "360",
+        "Codes, links and ID tokens that one client address presents in an hour; 0 turns the limit off";
+    refresh_rate_limit: i64 = Count(0, 1_000_000), "1800",
+        "Refreshes from one client address in an hour; 0 turns the limit off";
+    password_rate_limit: i64 = Count(0, 1_000_000), "360",
+        "Passwords that one client address signs in with, or sets, in an hour; 0 turns the limit off";
     password_attempt_limit: i64 = Count(1, 100_000), "10",
         "Wrong passwords for one account from one client address within password_attempt_window";
     password_attempt_window: i64 = Interval(SECOND, 30 * DAY), "00:15:00",

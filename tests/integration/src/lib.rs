@@ -70,6 +70,12 @@ pub fn describe(error: &Error) -> String {
     }
 }
 
+/// The code that the message of an error begins with.
+pub fn code_of(error: &Error) -> String {
+    let message = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    message.split(':').next().unwrap_or_default().to_owned()
+}
+
 /// The SQLSTATE of an error of the server.
 pub fn sqlstate(error: &Error) -> &str {
     error.code().map_or("", |code| code.code())

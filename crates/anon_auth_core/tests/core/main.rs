@@ -12,6 +12,7 @@ mod jwk;
 mod jwks;
 mod keys;
 mod password;
+mod rate_limit;
 mod refresh;
 mod rfc;
 mod seal;

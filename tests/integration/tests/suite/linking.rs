@@ -57,12 +57,6 @@ fn call(client: &mut postgres::Transaction, sql: &str, argument: &str) -> Result
 
 const VERIFY: &str = "select auth.verify_otp('email_change', $1)";
 
-/// The code at the beginning of the message.
-fn code_of(error: &Error) -> String {
-    let message = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
-    message.split(':').next().unwrap_or_default().to_owned()
-}
-
 /// How many of the results are errors of this code.
 fn count<T>(results: &[Result<T, Error>], code: &str) -> usize {
     results.iter().filter(|result| result.as_ref().is_err_and(|error| code_of(error) == code)).count()

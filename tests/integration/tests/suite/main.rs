@@ -22,6 +22,7 @@ mod openid;
 mod openid_attacks;
 mod pooler;
 mod races;
+mod rate_limits;
 mod refresh;
 mod schedule;
 mod search_path;

@@ -139,3 +139,27 @@ fn be_a_client(pooler: &Pooler, number: usize) -> Vec<i32> {
     }
     backends
 }
+
+#[test]
+fn S16_clients_of_a_pooler_are_one_until_they_tell_their_address() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("sign_in_rate_limit", "2")]);
+    let pooler = Pooler::start(&db);
+    let addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2"];
+    assert_eq!(addresses.map(|address| is_let_in(&pooler, address)), [true, true, false, false, false, false]);
+    let sql = format!("alter role {APP} in database {} set anon_auth.forwarded_header = 'X-Forwarded-For'", db.name);
+    run(&mut admin, &sql);
+    // The pooler's connections get the setting when they begin.
+    drop(pooler);
+    let pooler = Pooler::start(&db);
+    assert_eq!(addresses.map(|address| is_let_in(&pooler, address)), [true, true, true, true, false, false]);
+}
+
+/// Whether somebody gets in who comes from there, as the application says.
+fn is_let_in(pooler: &Pooler, address: &str) -> bool {
+    let mut client = pooler.connect();
+    let mut transaction = client.transaction().unwrap();
+    let headers = serde_json::json!({"x-forwarded-for": address}).to_string();
+    transaction.execute("select set_config('request.headers', $1, true)", &[&headers]).unwrap();
+    try_sign_in(&mut transaction).is_ok()
+}
