@@ -16,7 +16,8 @@ declare
         'auth.claim_messages(integer, interval, text)', 'auth.acknowledge_message(uuid)',
         'auth.fail_message(uuid, text, boolean)',
         'auth.schedule_cleanup(text)', 'auth.unschedule_cleanup()',
-        'auth.set_merge_rule(regclass, text, name[], regprocedure, name[])'];
+        'auth.set_merge_rule(regclass, text, name[], regprocedure, name[])',
+        'auth.lint_policies()', 'auth.policy_findings()'];
     views constant text[] := array[
         'auth.all_settings', 'auth.customizations', 'auth.all_hooks', 'auth.outbox', 'auth.identity_providers',
         'auth.owned_tables'];

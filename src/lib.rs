@@ -38,6 +38,7 @@ mod jsonb;
 mod key_rotation;
 mod keys;
 mod linking;
+mod lint;
 mod mailbox;
 mod merge;
 mod one_time_tokens;
@@ -74,7 +75,8 @@ pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = [
 pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["handover"]);
 pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["merge"]);
+pgrx::extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["merge"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["policies"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 
