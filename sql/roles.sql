@@ -20,7 +20,7 @@ declare
         'auth.lint_policies()', 'auth.policy_findings()'];
     views constant text[] := array[
         'auth.all_settings', 'auth.customizations', 'auth.all_hooks', 'auth.outbox', 'auth.identity_providers',
-        'auth.owned_tables'];
+        'auth.owned_tables', 'auth.stats'];
     item text;
 begin
     if login_role is not null and not exists (select from pg_roles where rolname = login_role) then

@@ -51,6 +51,7 @@ mod sessions;
 mod settings;
 mod sign_in;
 mod spi;
+mod stats;
 mod time_limit;
 mod update_user;
 mod users;
@@ -72,7 +73,8 @@ pgrx::extension_sql_file!("../sql/delivery.sql", name = "delivery", requires = [
 pgrx::extension_sql_file!("../sql/linking.sql", name = "linking", requires = ["delivery"]);
 pgrx::extension_sql_file!("../sql/passwords.sql", name = "passwords", requires = ["linking"]);
 pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = ["passwords"]);
-pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["handover"]);
+pgrx::extension_sql_file!("../sql/stats.sql", name = "stats", requires = ["handover"]);
+pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["stats"]);
 pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["merge"]);
