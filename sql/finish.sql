@@ -81,7 +81,8 @@ grant execute on function auth.link_identity(text, text, text) to public;
 grant execute on function auth.sign_in_with_id_token(text, text, text) to public;
 
 -- Monitoring.
-grant select on auth.stats to pg_monitor;
+grant select on auth.stats, auth.health to pg_monitor;
+grant execute on function auth.health_checks(), auth.health_of_server() to pg_monitor;
 
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');

@@ -114,7 +114,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         let now = clock::now();
         // Nobody is out of reach before the sessions are: that much idleness is needed in any case, and it
         // keeps the index scan to guests who have it.

@@ -27,6 +27,7 @@ mod function;
 mod guc;
 mod guesses;
 mod handover;
+mod health;
 mod hook_events;
 mod hook_function;
 mod hooks;
@@ -78,7 +79,8 @@ pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["s
 pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["merge"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["policies"]);
+pgrx::extension_sql_file!("../sql/health.sql", name = "health", requires = ["policies"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["health"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 
