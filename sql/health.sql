@@ -3,7 +3,8 @@
 create function auth.health_checks() returns jsonb
     language c stable parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_health';
-comment on function auth.health_checks() is 'What auth.health shows of the extension''s tables and of the catalogs, as a JSON array';
+comment on function auth.health_checks() is 'What auth.health shows of the extension''s tables and of the catalogs, as a JSON array.
+Example: select auth.health_checks();';
 
 -- With the rights of whoever asks, since the owner of this schema may see neither other sessions nor pg_cron's jobs.
 create function auth.health_of_server() returns table (name text, value bigint, unit text, status text, description text)
@@ -56,7 +57,8 @@ begin
     return next;
 end
 $$;
-comment on function auth.health_of_server() is 'What auth.health shows of the server, with the rights of whoever asks';
+comment on function auth.health_of_server() is 'What auth.health shows of the server, with the rights of whoever asks.
+Example: select * from auth.health_of_server();';
 
 create view auth.health as
 select c.name, c.value, c.unit, c.status, c.description

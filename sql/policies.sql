@@ -3,7 +3,8 @@
 create function auth.policy_findings() returns jsonb
     language c stable parallel unsafe security invoker set search_path = pg_catalog, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_lint_policies';
-comment on function auth.policy_findings() is 'What auth.lint_policies() lists, as a JSON array';
+comment on function auth.policy_findings() is 'What auth.lint_policies() lists, as a JSON array.
+Example: select jsonb_pretty(auth.policy_findings());';
 
 create function auth.lint_policies()
     returns table (schema_name text, table_name text, policy_name text, command text, problem text, level text, reason text, fix text)

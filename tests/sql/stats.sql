@@ -15,6 +15,10 @@ create function stats() returns table (day int, is_closed boolean, counts jsonb)
            (select jsonb_object_agg(key, value) from jsonb_each(to_jsonb(s) - 'day' - 'is_closed') where value <> '0')
       from auth.stats s order by s.day
 $$;
+-- What other files left.
+delete from auth.users;
+delete from auth.daily_stats;
+delete from auth.stat_changes;
 select * from stats();
 
 -- W9: every way that a guest can go. A sign-in writes nothing but its two rows.
@@ -144,3 +148,4 @@ rollback;
 
 drop function stats;
 drop function user_of, today;
+delete from auth.stat_changes;
