@@ -252,7 +252,13 @@ fn check_messages(checks: &mut Checks, limits: &Limits) -> Result<()> {
     let waiting = oldest.map(|at| (limits.now - at).max(0));
     let failed = count(&FAILED, &[spi::timestamp(limits.now - DAY)])?;
     checks.add("message_waiting", waiting.map(|time| time / SECOND), "seconds", when(waiting.is_some_and(|time| time > 5 * MINUTE), Warning), "For how long the message that has waited longest has been due. More than five minutes: no worker claims messages.");
-    checks.add("messages_failed", Some(failed), "messages", when(failed > 0, Warning), "Messages given up in 24 hours, among the last 10000. SELECT * FROM auth.outbox WHERE status = 'failed';");
+    checks.add(
+        "messages_failed",
+        Some(failed),
+        "messages",
+        when(failed > 0, Warning),
+        "Messages given up in 24 hours, among the last 10000. SELECT * FROM auth.outbox WHERE status = 'failed';",
+    );
     Ok(())
 }
 

@@ -25,5 +25,6 @@ mod schedule;
 mod search_path;
 mod secrets;
 mod standby;
+mod stats;
 mod triggers;
 mod worker;
