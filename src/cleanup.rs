@@ -176,21 +176,23 @@ sql_function!(anon_auth_cleanup_expired_users, cleanup_expired_users);
 
 /// Notes for `auth.stats` and `auth.health` what was done, and when.
 fn keep_records(outcome: &Outcome) -> Result<()> {
-    // Not more often, so that a run without anything to do has, as a rule, nothing to write either.
+    /// How often, in microseconds: a batch that has nothing else to do is to cost nothing.
+    const INTERVAL: i64 = 60_000_000;
+    static IS_RECENT: Statement =
+        Statement::new(c"select from auth.cleanup_runs where finished_at > $1", &[pg_sys::TIMESTAMPTZOID]);
     static NOTE_RUN: Statement = Statement::new(
-        c"insert into auth.cleanup_runs as r (finished_at) values ($1)
-          on conflict (is_last) do update set finished_at = excluded.finished_at
-          where r.finished_at < excluded.finished_at - interval '1 minute'",
+        c"insert into auth.cleanup_runs (finished_at) values ($1)
+          on conflict (is_last) do update set finished_at = excluded.finished_at",
         &[pg_sys::TIMESTAMPTZOID],
     );
     if outcome.deleted > 0 {
         stats::note_ended(outcome.deleted as i64, 0, outcome.deleted as i64)?;
     }
+    let now = clock::now();
     // With an old snapshot days would be added up without what has happened since; and two at once would wait for
     // each other. The next run does it.
     let sees_all = unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32;
-    if sees_all && catalog::lock_if_free("daily_stats") {
-        let now = clock::now();
+    if sees_all && IS_RECENT.run(&[spi::timestamp(now - INTERVAL)])? == 0 && catalog::lock_if_free("daily_stats") {
         stats::close_days(now)?;
         NOTE_RUN.run(&[spi::timestamp(now)])?;
     }

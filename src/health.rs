@@ -308,15 +308,14 @@ fn check_owner(checks: &mut Checks) -> Result<()> {
 
 fn check_objects(checks: &mut Checks) -> Result<()> {
     static CHANGED: Statement = Statement::new(
-        c"with ours as (
-              select c.tableoid as classid, c.oid, c.relowner as owner, c.relacl as acl
-              from pg_catalog.pg_class c where c.relkind in ('r', 'v')
-              union all
-              select p.tableoid, p.oid, p.proowner, p.proacl from pg_catalog.pg_proc p
-          ), member as (
-              select o.* from ours o
-              join pg_catalog.pg_depend d on d.classid = o.classid and d.objid = o.oid and d.deptype = 'e'
-              join pg_catalog.pg_extension e on e.oid = d.refobjid and e.extname = 'anon_auth'
+        c"with member as (
+              select d.classid, d.objid as oid, coalesce(c.relowner, p.proowner) as owner, coalesce(c.relacl, p.proacl) as acl
+              from pg_catalog.pg_extension e
+              join pg_catalog.pg_depend d on d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+                                         and d.refobjid = e.oid and d.deptype = 'e'
+              left join pg_catalog.pg_class c on d.classid = c.tableoid and c.oid = d.objid and c.relkind in ('r', 'v')
+              left join pg_catalog.pg_proc p on d.classid = p.tableoid and p.oid = d.objid
+              where e.extname = 'anon_auth' and coalesce(c.oid, p.oid) is not null
           ), changed as (
               select m.classid, m.oid, true as owner_changed from member m
               join pg_catalog.pg_namespace n on n.nspname = 'auth' and n.nspowner <> m.owner

@@ -30,7 +30,7 @@ pub fn note_ended(expired: i64, merged: i64, deleted: i64) -> Result<()> {
 /// see what is committed.
 pub fn close_days(now: i64) -> Result<()> {
     // The first day on which anything happened and that was not added up. From here on each is found by index.
-    static NEXT: Statement = Statement::planned_for_values(
+    static NEXT: Statement = Statement::new(
         c"select least(
               (select (created_at at time zone 'UTC')::date from auth.users
                where is_anonymous and created_at >= ($1 + 1)::timestamp at time zone 'UTC'
@@ -71,7 +71,7 @@ pub fn close_days(now: i64) -> Result<()> {
     );
     // What ended after its day had been added up. Of the users of that day nothing is to be added: they were counted
     // as they were at that moment.
-    static LATE: Statement = Statement::planned_for_values(
+    static LATE: Statement = Statement::new(
         c"with late as (
               delete from auth.stat_changes where day <= $1 returning *
           )

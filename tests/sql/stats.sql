@@ -8,6 +8,12 @@ language sql as $$
     values (gen_random_uuid(), is_anonymous, ((clock_timestamp() at time zone 'UTC')::date + day)::timestamp at time zone 'UTC' + interval '23 hours 59 minutes')
     returning id
 $$;
+-- Days are added up once a minute at the most, so as if that had passed.
+create function clean_up() returns jsonb
+language sql as $$
+    delete from auth.cleanup_runs;
+    select auth.cleanup_expired_users()
+$$;
 create function today() returns date language sql as $$ select (clock_timestamp() at time zone 'UTC')::date $$;
 -- Only what is not 0.
 create function stats() returns table (day int, is_closed boolean, counts jsonb) language sql as $$
@@ -58,19 +64,19 @@ select user_of(-2) as two, user_of(-5) as five, user_of(-5) as second_of_five, u
 insert into auth.stat_changes (day, guests_promoted) values (today() - 5, 3);
 create temporary table before as select * from auth.stats;
 select * from stats();
-select auth.cleanup_expired_users()->'deleted' as expired;
+select clean_up()->'deleted' as expired;
 -- Nothing else has changed but the one that has expired.
 select * from stats();
 select count(*) as changes_left from auth.stat_changes where day < today();
-select auth.cleanup_expired_users()->'deleted' as expired;
+select clean_up()->'deleted' as expired;
 delete from auth.users where id in (:'two', :'five', :'permanent');
 update auth.users set is_anonymous = false where id = :'second_of_five';
 select * from stats();
-select auth.cleanup_expired_users()->'deleted' as expired;
+select clean_up()->'deleted' as expired;
 select * from stats();
 -- An import of users into days that are closed changes nothing; nor does a day in the future.
 select user_of(-3) is not null as imported, user_of(3) is not null as future;
-select auth.cleanup_expired_users()->'deleted' as expired;
+select clean_up()->'deleted' as expired;
 select * from stats() where day > -5;
 rollback;
 
@@ -84,13 +90,17 @@ update auth.users set last_active_on = today() - 2, is_anonymous = false where i
 delete from auth.users where id in (:'gone', :'permanent');
 select * from stats();
 create temporary table open_days as select * from auth.stats;
-select auth.cleanup_expired_users()->'deleted' as expired;
+select clean_up()->'deleted' as expired;
 select day - today() as day, to_jsonb(s) - 'is_closed' = to_jsonb(o) - 'is_closed' as same, s.is_closed from auth.stats s full join open_days o using (day) order by 1;
 -- A change that commits after its day was added up: what happened counts; users were counted as they were then.
 insert into auth.stat_changes (day, guests_promoted, guests_created, guests_active) values (today() - 4, 5, 7, 7);
 select * from stats() where day < 0;
-select auth.cleanup_expired_users()->'deleted' as expired;
+select clean_up()->'deleted' as expired;
 select * from stats() where day < 0;
+select count(*) as changes_left from auth.stat_changes where day < today();
+-- Not at every batch.
+insert into auth.stat_changes (day) values (today() - 3);
+select auth.cleanup_expired_users()->'deleted' as expired;
 select count(*) as changes_left from auth.stat_changes where day < today();
 rollback;
 
@@ -110,14 +120,14 @@ update auth.users set cleanup_blocked_at = now();
 update auth.users set cleanup_blocked_at = null, last_active_on = today() - 3;
 select * from stats() where day < 0;
 rollback to before;
-select auth.cleanup_expired_users()->'blocked' as blocked;
+select clean_up()->'blocked' as blocked;
 select * from stats() where day < 0;
 rollback;
 
 -- What a transaction with an old snapshot, or a dry run, does not see it does not add up.
 begin isolation level repeatable read;
 select user_of(-4) is not null as made;
-select auth.cleanup_expired_users()->'deleted' as expired;
+select clean_up()->'deleted' as expired;
 select * from stats();
 rollback;
 begin;
@@ -128,7 +138,7 @@ rollback;
 -- Times that are none.
 begin;
 insert into auth.users (id, is_anonymous, created_at) values (gen_random_uuid(), true, '-infinity'), (gen_random_uuid(), true, 'infinity'), (gen_random_uuid(), true, '0100-01-01 BC');
-select auth.cleanup_expired_users()->'deleted' > '0' as expired;
+select clean_up()->'deleted' > '0' as expired;
 select count(*) as rows from auth.daily_stats;
 select count(*) > 0 as shown from auth.stats;
 rollback;
@@ -147,5 +157,5 @@ select raised('select * from auth.stats');
 rollback;
 
 drop function stats;
-drop function user_of, today;
+drop function user_of, today, clean_up;
 delete from auth.stat_changes;
