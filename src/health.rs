@@ -309,7 +309,8 @@ fn check_owner(checks: &mut Checks) -> Result<()> {
 fn check_objects(checks: &mut Checks) -> Result<()> {
     static CHANGED: Statement = Statement::new(
         c"with member as (
-              select d.classid, d.objid as oid, coalesce(c.relowner, p.proowner) as owner, coalesce(c.relacl, p.proacl) as acl
+              select d.classid, d.objid as oid, coalesce(c.relowner, p.proowner) as owner, coalesce(c.relacl, p.proacl) as acl,
+                     coalesce(c.relkind = 'r', false) as is_table
               from pg_catalog.pg_extension e
               join pg_catalog.pg_depend d on d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
                                          and d.refobjid = e.oid and d.deptype = 'e'
@@ -325,6 +326,11 @@ fn check_objects(checks: &mut Checks) -> Result<()> {
               join lateral pg_catalog.aclexplode(m.acl) a on a.grantee <> m.owner
               left join pg_catalog.pg_roles r on r.oid = a.grantee
               where r.rolname is distinct from 'service_role' and r.rolname is distinct from 'pg_monitor'
+                -- Whom an administrator lets call a function or read a view is the administrator's business.
+                and (m.is_table or a.grantee = 0
+                     or exists (select from pg_catalog.pg_roles w
+                                where w.rolname in ('anon', 'authenticated')
+                                  and pg_catalog.pg_has_role(w.oid, a.grantee, 'member')))
                 and not exists (
                     select from pg_catalog.pg_init_privs i, pg_catalog.aclexplode(i.initprivs) b
                     where i.classoid = m.classid and i.objoid = m.oid and i.objsubid = 0
@@ -340,7 +346,7 @@ fn check_objects(checks: &mut Checks) -> Result<()> {
         CHANGED.first(&[], |row| Ok((row.get::<i64>(1).unwrap_or(0), names(row), row.get(3) == Some(true))))?;
     let (changed, which, is_owner_changed) = found.unwrap_or_default();
     let description = format!(
-        "Tables, views and functions of the extension that belong to another role than its owner, or that somebody was granted who has no business there{which}."
+        "Tables, views and functions of the extension that belong to another role than its owner, or that clients were granted beyond what they have from the start, and tables that anybody was granted{which}."
     );
     let status = if is_owner_changed { Critical } else { when(changed > 0, Warning) };
     checks.add("changed_objects", Some(changed), "objects", status, description);

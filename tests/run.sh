@@ -100,6 +100,7 @@ docs() {
     files+=(docs/{addresses,passwords,moving-a-guest,openid-connect,delivery,hooks}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
+    files+=(docs/{policies,monitoring}.md)
     awk '/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown' "${files[@]}" |
         "$bin/psql" -X -a -v ON_ERROR_STOP=1 >"$logs/docs.out" 2>&1 || code=$?
     [ "$code" = 0 ] || tail -n 20 "$logs/docs.out"
