@@ -1,5 +1,11 @@
 -- Guests who expired go, in batches, without blocking anyone.
 
+create table auth.cleanup_runs (
+    is_last boolean primary key default true check (is_last),
+    finished_at timestamptz not null
+);
+comment on table auth.cleanup_runs is 'When clean-up last went through, to the minute; one row. In no dump: it is about this server.';
+
 create function auth.cleanup_expired_users(batch_size integer default 1000, dry_run boolean default false, recheck_after uuid default null) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     -- A batch holds locks on guests, so it waits only briefly for an application's locks on their rows.

@@ -80,6 +80,10 @@ grant execute on function auth.redeem_transfer_code(text) to public;
 grant execute on function auth.link_identity(text, text, text) to public;
 grant execute on function auth.sign_in_with_id_token(text, text, text) to public;
 
+-- Monitoring.
+grant select on auth.stats, auth.health to pg_monitor;
+grant execute on function auth.health_checks(), auth.health_of_server() to pg_monitor;
+
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');
 select pg_catalog.pg_extension_config_dump('auth.one_time_tokens', '');
@@ -94,6 +98,8 @@ select pg_catalog.pg_extension_config_dump('auth.captcha_services', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
 select pg_catalog.pg_extension_config_dump('auth.merge_rules', '');
 select pg_catalog.pg_extension_config_dump('auth.guesses', '');
+select pg_catalog.pg_extension_config_dump('auth.daily_stats', '');
+select pg_catalog.pg_extension_config_dump('auth.stat_changes', '');
 -- Not auth.workers: its rows are about running processes.
 select pg_catalog.pg_extension_config_dump('auth.hooks', '');
 

@@ -9,7 +9,7 @@ use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
-use crate::sql_function;
+use crate::{catalog, sql_function, stats};
 use pgrx::pg_sys;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -121,7 +121,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         let now = clock::now();
         // Nobody is out of reach before the sessions are: that much idleness is needed in any case, and it
         // keeps the index scan to guests who have it.
@@ -163,6 +163,7 @@ fn cleanup_expired_users(args: &Args) -> Result<Jsonb> {
     let settings = settings::current()?;
     if !dry_run {
         let outcome = clean_up(batch, recheck_after, &settings)?;
+        keep_records(&outcome)?;
         if outcome.is_news() {
             crate::audit::record("cleanup", None, outcome.to_json())?;
         }
@@ -184,6 +185,31 @@ fn cleanup_expired_users(args: &Args) -> Result<Jsonb> {
     }
 }
 sql_function!(anon_auth_cleanup_expired_users, cleanup_expired_users);
+
+/// Notes for `auth.stats` and `auth.health` what was done, and when.
+fn keep_records(outcome: &Outcome) -> Result<()> {
+    /// How often, in microseconds: a batch that has nothing else to do is to cost nothing.
+    const INTERVAL: i64 = 60_000_000;
+    static IS_RECENT: Statement =
+        Statement::new(c"select from auth.cleanup_runs where finished_at > $1", &[pg_sys::TIMESTAMPTZOID]);
+    static NOTE_RUN: Statement = Statement::new(
+        c"insert into auth.cleanup_runs (finished_at) values ($1)
+          on conflict (is_last) do update set finished_at = excluded.finished_at",
+        &[pg_sys::TIMESTAMPTZOID],
+    );
+    if outcome.deleted > 0 {
+        stats::note_ended(outcome.deleted as i64, 0, outcome.deleted as i64)?;
+    }
+    let now = clock::now();
+    // With an old snapshot days would be added up without what has happened since; and two at once would wait for
+    // each other. The next run does it.
+    let sees_all = unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32;
+    if sees_all && IS_RECENT.run(&[spi::timestamp(now - INTERVAL)])? == 0 && catalog::lock_if_free("daily_stats") {
+        stats::close_days(now)?;
+        NOTE_RUN.run(&[spi::timestamp(now)])?;
+    }
+    Ok(())
+}
 
 fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outcome> {
     // Before the first code of an application's, and where no rollback of a part can undo it.

@@ -212,6 +212,7 @@ fn merge_locked(pair: &Pair, token: &str, preferred: Side, dry_run: bool) -> Res
         "guest_deleted": guest_deleted,
     });
     crate::audit::record("user_merged", Some(pair.guest), report.clone())?;
+    crate::stats::note_ended(0, 1, guest_deleted.into())?;
     if let Some(mut event) = event {
         event["tables"] = report["tables"].clone();
         event["guest_deleted"] = guest_deleted.into();

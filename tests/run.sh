@@ -101,6 +101,7 @@ docs() {
     files+=(docs/{guest-providers,abuse-protection,captcha}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
+    files+=(docs/{policies,monitoring}.md)
     {
         awk "$shown" README.md
         # All pages together sign in more often than one client may.

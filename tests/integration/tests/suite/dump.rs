@@ -19,6 +19,8 @@ const TABLES: &[&str] = &[
     "captcha_services",
     "audit_log_entries",
     "merge_rules",
+    "daily_stats",
+    "stat_changes",
 ];
 
 /// Number of rows and a digest of all of them, per table.
@@ -76,6 +78,8 @@ fn fill(db: &Database) -> Before {
         "create table notes (id int primary key, user_id uuid not null references auth.users (id) on delete cascade);
          alter table notes enable row level security; grant select on notes to authenticated;
          create policy own on notes to authenticated using (user_id = auth.uid());
+         insert into auth.daily_stats (day, guests_created) values ('2020-02-20', 20);
+         insert into auth.stat_changes (day, guests_promoted) values ('2020-02-22', 22);
          create table by_name (user_id uuid references auth.users (id) deferrable initially deferred);
          create function merge_notes(uuid, uuid) returns void language sql as '';
          select auth.set_merge_rule('notes', 'function', function => 'merge_notes(uuid, uuid)');

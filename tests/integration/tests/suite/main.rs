@@ -28,5 +28,6 @@ mod schedule;
 mod search_path;
 mod secrets;
 mod standby;
+mod stats;
 mod triggers;
 mod worker;

@@ -60,6 +60,10 @@ fn W3_a_standby_verifies_and_follows() {
     ] {
         expect_error(standby_admin.batch_execute(&format!("select {call}")), "25006", "cannot execute auth.");
     }
+    // Monitoring looks at a standby as well.
+    assert!(value::<bool>(&mut standby_admin, "select count(*) > 10 from auth.health"));
+    assert_eq!(value::<i64>(&mut standby_admin, "select guests_created from auth.stats"), 2);
+    assert_eq!(value::<i64>(&mut standby_admin, "select count(*) from auth.lint_policies()"), 0);
 
     // What the primary does shows in a session of the standby that is open already, once it is replayed.
     set_token(&mut client, &guest.access_token);
