@@ -75,7 +75,8 @@ pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["h
 pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["merge"]);
-pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
+pgrx::extension_sql_file!("../sql/postgrest.sql", name = "postgrest", requires = ["roles"]);
+pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["postgrest"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 
 /// Called by Postgres once per backend, when the library is loaded.
