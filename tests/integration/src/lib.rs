@@ -5,11 +5,13 @@
 
 mod database;
 mod openid;
+mod postgrest;
 mod server;
 mod session;
 
 pub use database::*;
 pub use openid::*;
+pub use postgrest::*;
 pub use server::*;
 pub use session::*;
 

@@ -19,6 +19,7 @@ mod merge_random;
 mod openid;
 mod openid_attacks;
 mod pooler;
+mod postgrest;
 mod races;
 mod refresh;
 mod schedule;
