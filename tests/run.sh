@@ -107,19 +107,21 @@ docs() {
     count $((code == 0)) $((code != 0)) "$code"
 }
 
-# Installs the OpenID provider that the integration tests sign in at, unless it is there.
-install_openid_provider() {
-    export ANON_AUTH_OPENID=$PWD/target/openid
-    mkdir -p "$ANON_AUTH_OPENID"
-    cp tests/oidc/* "$ANON_AUTH_OPENID"
-    cmp -s tests/oidc/package-lock.json "$ANON_AUTH_OPENID/installed" && return
-    (cd "$ANON_AUTH_OPENID" && npm ci --ignore-scripts --no-audit --no-fund && cp package-lock.json installed)
+# Installs the npm packages of folder $1 and its files into folder $2, unless they are there.
+install_npm() {
+    mkdir -p "$2"
+    cp "$1"/* "$2"
+    cmp -s "$1/package-lock.json" "$2/installed" && return
+    (cd "$2" && npm ci --ignore-scripts --no-audit --no-fund && cp package-lock.json installed)
 }
 
 integration() {
     local extension
     say "integration tests"
-    install_openid_provider
+    # The OpenID provider that tests sign in at, and the drivers of docs/clients.md.
+    export ANON_AUTH_OPENID=$PWD/target/openid ANON_AUTH_CLIENTS=$PWD/target/clients
+    install_npm tests/oidc "$ANON_AUTH_OPENID"
+    install_npm tests/clients/node "$ANON_AUTH_CLIENTS/node"
     ANON_AUTH_PYTHON=$(.ci/python)
     export ANON_AUTH_PYTHON
     start_cluster integration

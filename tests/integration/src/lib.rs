@@ -5,12 +5,14 @@
 
 mod database;
 mod openid;
+mod pooler;
 mod postgrest;
 mod server;
 mod session;
 
 pub use database::*;
 pub use openid::*;
+pub use pooler::*;
 pub use postgrest::*;
 pub use server::*;
 pub use session::*;

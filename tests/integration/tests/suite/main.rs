@@ -4,6 +4,7 @@
 
 mod attacks;
 mod cleanup;
+mod clients;
 mod cost;
 mod crash;
 mod delivery;

@@ -1,85 +1,10 @@
 //! Behind a transaction pooler, no client sees another's identity.
 
 use anon_auth_tests::*;
-use postgres::{Client, Config, NoTls};
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 const CLIENTS: usize = 12;
 const SERVER_CONNECTIONS: usize = 2;
 const TRANSACTIONS: usize = 30;
-
-/// A PgBouncer in front of one database, in transaction mode.
-struct Pooler {
-    process: Child,
-    dir: PathBuf,
-    database: String,
-}
-
-impl Pooler {
-    fn start(db: &Database) -> Self {
-        let dir = new_folder();
-        fs::create_dir(&dir).unwrap();
-        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
-        let path = dir.to_string_lossy();
-        let config = dir.join("pgbouncer.ini");
-        let settings = format!(
-            "[databases]
-             {database} = host={host} port={port} dbname={database} user={APP}
-             [pgbouncer]
-             listen_addr =
-             listen_port = 6432
-             unix_socket_dir = {path}
-             auth_type = any
-             pool_mode = transaction
-             default_pool_size = {SERVER_CONNECTIONS}
-             max_client_conn = 100
-             logfile = {path}/log\n",
-            database = db.name,
-            host = db.server.host,
-            port = environment("PGPORT"),
-        );
-        fs::write(&config, settings.lines().map(|line| line.trim_start().to_owned() + "\n").collect::<String>())
-            .unwrap();
-        let program =
-            if fs::exists("/usr/sbin/pgbouncer").unwrap_or(false) { "/usr/sbin/pgbouncer" } else { "pgbouncer" };
-        // It refuses to run as root, like Postgres.
-        let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-        let mut command = if is_root {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid", &environment("ANON_AUTH_RUN_AS"), "--clear-groups", program]);
-            command
-        } else {
-            Command::new(program)
-        };
-        let process =
-            command.arg("-q").arg(&config).stderr(Stdio::null()).current_dir("/").spawn().expect("PgBouncer starts");
-        let pooler = Self { process, dir, database: db.name.clone() };
-        wait_until("PgBouncer", Duration::from_secs(10), || pooler.config().connect(NoTls).is_ok());
-        pooler
-    }
-
-    fn config(&self) -> Config {
-        let mut config = Config::new();
-        config.host_path(&self.dir).port(6432).user("whoever").dbname(&self.database);
-        config
-    }
-
-    fn connect(&self) -> Client {
-        self.config().connect(NoTls).unwrap_or_else(|error| panic!("{}", describe(&error)))
-    }
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-        let _ = fs::remove_dir_all(&self.dir);
-    }
-}
 
 #[test]
 fn W4_clients_of_a_pooler_never_see_each_other() {
@@ -91,7 +16,7 @@ fn W4_clients_of_a_pooler_never_see_each_other() {
          grant select, insert on notes to authenticated; alter table notes enable row level security;
          create policy own on notes to authenticated using (user_id = auth.uid()) with check (user_id = auth.uid())",
     );
-    let pooler = Pooler::start(&db);
+    let pooler = Pooler::start(&db, APP, SERVER_CONNECTIONS, "");
     let pooler = &pooler;
     let backends: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..CLIENTS).map(|i| scope.spawn(move || be_a_client(pooler, i))).collect();
