@@ -158,7 +158,8 @@ fn C1_an_application_in_every_language_of_the_page() {
     let mut admin = db.connect();
     run(
         &mut admin,
-        "create table refreshed (session uuid);
+        "create extension pg_stat_statements; select pg_stat_statements_reset();
+         create table refreshed (session uuid);
          create function note_refresh() returns trigger language plpgsql security definer as
              $$ begin insert into public.refreshed values (new.id); return null; end $$;
          create trigger note_refresh after update on auth.sessions for each row
@@ -170,6 +171,12 @@ fn C1_an_application_in_every_language_of_the_page() {
     address.python(application("## psycopg 3"));
     address.python(application("## SQLAlchemy"));
     address.rust(application("## tokio-postgres"));
+    // N14: none of their tokens is in what the server keeps of statements.
+    let with = |text: &str| {
+        format!("select coalesce(string_agg(query, e'\\n'), '') from pg_stat_statements where query like '%{text}%'")
+    };
+    assert_ne!(value::<String>(&mut admin, &with("auth.authenticate($1)")), "");
+    assert_eq!(value::<String>(&mut admin, &with("eyJ")), "");
     address.psql(application("## psql"));
     // They can be run again.
     address.psql(application("## psql"));
