@@ -50,6 +50,7 @@ mod sessions;
 mod settings;
 mod sign_in;
 mod spi;
+mod statement_user;
 mod time_limit;
 mod update_user;
 mod users;
@@ -85,6 +86,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     as_owner::install_hook();
     executor::install_hook();
+    statement_user::install_hook();
     evaluate_once::install_hook();
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
@@ -105,6 +107,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
             | XACT_EVENT_PREPARE
     ) {
         claims::at_transaction_end();
+        statement_user::at_transaction_end();
     }
 }
 
