@@ -4,7 +4,7 @@
 # throwaway clusters in temporary folders.
 
 PG ?= 15
-# Cargo's profile for what is built for tests and the demo; `install` and `package` build for release.
+# Cargo's profile for what is built for tests and the demo; `all`, `install` and `package` build for release.
 PROFILE ?= dev
 PG_CONFIG ?= pg_config
 
@@ -19,7 +19,8 @@ export CARGO_OPTIONS
 export RUSTFLAGS := -C link-arg=-Wl,--no-gc-sections
 
 .DEFAULT_GOAL := help
-.PHONY: help prepare tree build test test-unit test-sql test-integration test-all lint demo psql bench package install clean
+.PHONY: all help prepare tree build test test-unit test-sql test-integration test-all test-package lint demo psql \
+	bench package deb install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -68,21 +69,44 @@ bench: ## times the hot paths beside plain SQL, with a release build; see docs/p
 	@$(MAKE) --no-print-directory build PROFILE=release
 	@benches/run.sh
 
-# What `install` and `package` build for is the server that PG_CONFIG belongs to, not the private one.
+# What `all` and `install` build for is the server that PG_CONFIG belongs to, not the private one. As these two, the
+# way extensions are built everywhere: `make`, then, perhaps as root, `make install`.
 TARGET_PG = $(shell '$(PG_CONFIG)' --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
-PACKAGE = target/package/pg$(TARGET_PG)
+STAGED = target/staged/$(shell '$(PG_CONFIG)' --pkglibdir | cksum | cut -d' ' -f1)
+SOURCES := $(shell find src sql crates Cargo.toml Cargo.lock anon_auth.control -type f 2>/dev/null)
 
-package: prepare ## build for the Postgres of PG_CONFIG, into a folder that mirrors its paths
-	rm -rf '$(PACKAGE)'
+all: $(STAGED)/built ## build for the Postgres of PG_CONFIG (pg_config unless told), optimised
+
+$(STAGED)/built: $(SOURCES)
+	@.ci/prepare
+	rm -rf '$(STAGED)'
 	umask 022 && PGRX_PG_CONFIG_PATH="$$(command -v '$(PG_CONFIG)')" cargo pgrx package \
 		--no-default-features --features pg$(TARGET_PG) \
-		--pg-config "$$(command -v '$(PG_CONFIG)')" --out-dir '$(PACKAGE)'
+		--pg-config "$$(command -v '$(PG_CONFIG)')" --out-dir '$(STAGED)/files'
+	touch '$@'
 
-install: package ## install into the Postgres of PG_CONFIG (pg_config unless told), with sudo where needed
-	@sudo=; [ -w "$$('$(PG_CONFIG)' --pkglibdir)" ] || sudo=sudo; cd '$(PACKAGE)' && \
+install: all ## install into the Postgres of PG_CONFIG, with sudo where needed
+	@sudo=; [ -w "$$('$(PG_CONFIG)' --pkglibdir)" ] || sudo=sudo; cd '$(STAGED)/files' && \
 	find . -type f -printf '%P\n' | while IFS= read -r file; do \
 		echo "installing /$$file"; $$sudo install -D -m 644 "$$file" "/$$file" || exit 1; \
 	done
+
+# Postgres versions to make packages for.
+VERSIONS ?= 15 16 17 18
+
+package: prepare ## a .deb for each Postgres of VERSIONS ("15 16 17 18"), and the archive for PGXN, in target/package
+	@for version in $(VERSIONS); do \
+		.ci/prepare $$version && .ci/postgres-tree $$version && \
+		$(MAKE) --no-print-directory deb PG_CONFIG='$(CURDIR)/target/pg/'$$version/bin/pg_config || exit 1; \
+	done
+	@.ci/pgxn target/package
+
+deb: all
+	@.ci/deb $(TARGET_PG) '$(STAGED)/files' target/package
+
+test-package: ## install the .deb of Postgres 15 on a clean Debian and run the SQL tests there (as root)
+	@$(MAKE) --no-print-directory package VERSIONS=15
+	@tests/package.sh target/package/postgresql-15-anon-auth_*.deb
 
 clean: ## remove everything that was built
 	rm -rf target

@@ -51,9 +51,15 @@ begin
     end if;
 
     if not exists (select from pg_catalog.pg_roles where rolname = ours) then
-        create role anon_auth_owner nologin;
-        comment on role anon_auth_owner is 'Owns the schema auth of the extension anon_auth. Nobody logs in as it or needs to be a member of it.';
-    elsif exists (select from pg_catalog.pg_roles
+        begin
+            create role anon_auth_owner nologin;
+            comment on role anon_auth_owner is 'Owns the schema auth of the extension anon_auth. Nobody logs in as it or needs to be a member of it.';
+        exception when duplicate_object or unique_violation then
+            -- The extension is being created in another database of the cluster, too.
+            null;
+        end;
+    end if;
+    if exists (select from pg_catalog.pg_roles
                    where rolname = ours
                      and (rolsuper or rolcanlogin or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication)) then
         raise exception 'owner_role_too_powerful: role "anon_auth_owner" exists and has attributes that the owner of anon_auth must not have'

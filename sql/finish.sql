@@ -90,6 +90,8 @@ select pg_catalog.pg_extension_config_dump('auth.session_revocations', '');
 select pg_catalog.pg_extension_config_dump('auth.settings', '');
 select pg_catalog.pg_extension_config_dump('auth.signing_keys', '');
 select pg_catalog.pg_extension_config_dump('auth.identity_providers', '');
+select pg_catalog.pg_extension_config_dump('auth.guest_providers', '');
+select pg_catalog.pg_extension_config_dump('auth.captcha_services', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
 select pg_catalog.pg_extension_config_dump('auth.merge_rules', '');
 select pg_catalog.pg_extension_config_dump('auth.guesses', '');

@@ -59,7 +59,7 @@ create function auth.refresh_identity_provider_keys(name text default null) retu
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_refresh_identity_provider_keys';
 comment on function auth.refresh_identity_provider_keys(text) is
-'Fetches the keys of providers over HTTPS and returns, by provider, keys (their ids), passed_over (keys that cannot be used, and why), or error. A provider whose keys cannot be had keeps those it has. The server makes the requests, following no redirect, for 10 seconds each at the longest; cancelling the statement ends them. Nothing else of this extension uses the network.
+'Fetches the keys of providers over HTTPS and returns, by provider, keys (their ids), passed_over (keys that cannot be used, and why), or error. A provider whose keys cannot be had keeps those it has. The server makes the requests, following no redirect, for 10 seconds each at the longest; cancelling the statement ends them. Nothing else of this extension uses the network but captchas (auth.set_captcha()).
 Arguments: name, the one provider to ask, whose failure is then raised; NULL for all that are enabled, where each failure is a warning.
 Errors: provider_not_found (PT404), provider_unavailable (PT502). Warning: provider_unavailable (58000).
 Example: select auth.refresh_identity_provider_keys();';

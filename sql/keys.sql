@@ -70,7 +70,7 @@ create function auth.seal_signing_keys() returns integer
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_seal_signing_keys';
 comment on function auth.seal_signing_keys() is
-'Encrypts private keys that were stored before anon_auth.key_file was set, and returns how many.
+'Encrypts private keys and secrets of captcha services that were stored before anon_auth.key_file was set, and returns how many.
 Errors: signing_key_unavailable (PT500: no key file, or it cannot be read).
 Example: select auth.seal_signing_keys();';
 

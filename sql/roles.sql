@@ -11,6 +11,8 @@ declare
         'auth.revoke_signing_key(text)', 'auth.seal_signing_keys()',
         'auth.set_identity_provider(text, text, text[], jsonb, text, text[], text, boolean, boolean)',
         'auth.remove_identity_provider(text)', 'auth.refresh_identity_provider_keys(text)',
+        'auth.set_guest_provider(text, boolean, interval, integer, text)', 'auth.remove_guest_provider(text)',
+        'auth.set_captcha(text, text, text, text, text[], text)', 'auth.remove_captcha(text)',
         'auth.cleanup_expired_users(integer, boolean, uuid)',
         'auth.set_hook(text, regprocedure)', 'auth.hook_definitions()',
         'auth.claim_messages(integer, interval, text)', 'auth.acknowledge_message(uuid)',
@@ -19,7 +21,7 @@ declare
         'auth.set_merge_rule(regclass, text, name[], regprocedure, name[])'];
     views constant text[] := array[
         'auth.all_settings', 'auth.customizations', 'auth.all_hooks', 'auth.outbox', 'auth.identity_providers',
-        'auth.owned_tables'];
+        'auth.guest_providers', 'auth.owned_tables'];
     item text;
 begin
     if login_role is not null and not exists (select from pg_roles where rolname = login_role) then
@@ -50,6 +52,7 @@ begin
     foreach item in array views loop
         execute 'grant select on ' || item || ' to service_role';
     end loop;
+    grant select (name, sealed, sitekey, url, hostnames, action, created_at, updated_at) on auth.captcha_services to service_role;
 
     if login_role is not null then
         execute format('grant anon, authenticated to %I', login_role);

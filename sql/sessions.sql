@@ -7,6 +7,7 @@ create table auth.sessions (
     user_id uuid not null,
     created_at timestamptz not null default now(),
     refreshed_at timestamptz not null default now(),
+    not_after timestamptz,
     active_on date generated always as ((refreshed_at at time zone 'UTC')::date) stored,
     method text not null default 'anonymous',
     aal text not null default 'aal1',
@@ -17,9 +18,12 @@ create table auth.sessions (
 create index sessions_user_id_idx on auth.sessions (user_id);
 -- A day, not a time: an index on refreshed_at itself would make every refresh a non-HOT update.
 create index sessions_active_on_idx on auth.sessions (active_on);
+-- For clean-up; no entry for the many sessions without an end of their own.
+create index sessions_not_after_idx on auth.sessions (not_after) where not_after is not null;
 
 comment on table auth.sessions is 'Live sessions, one row each; signing out deletes the row';
 comment on column auth.sessions.refreshed_at is 'When the session was last refreshed; it ends session_idle_timeout after that';
+comment on column auth.sessions.not_after is 'When the session ends at the latest, by the session_lifetime of its guest provider; NULL where only the settings apply';
 comment on column auth.sessions.active_on is 'Day (UTC) of refreshed_at, for the clean-up';
 comment on column auth.sessions.method is 'How the user signed in; amr in tokens (RFC 8176)';
 comment on column auth.sessions.aal is 'Authenticator assurance level; aal in tokens';
@@ -77,8 +81,8 @@ create function auth.sign_in_anonymously(data jsonb default '{}', captcha_token 
     as 'MODULE_PATHNAME', 'anon_auth_sign_in_anonymously';
 comment on function auth.sign_in_anonymously(jsonb, text, text, text) is
 'Signs in without credentials. Creates a guest and returns its session: access_token, token_type, expires_in (seconds), expires_at (Unix time), refresh_token, user.
-Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as.
-Errors: anonymous_provider_disabled (PT422), validation_failed (PT400), and with a refresh_token those of auth.refresh_session().
+Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); captcha_token, what a solved captcha gave, where the setting captcha or the provider asks for one; refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as; provider, a guest provider of auth.guest_providers, NULL to go by the settings alone.
+Errors: anonymous_provider_disabled (PT422), provider_not_found (PT404), captcha_failed (PT400), captcha_unavailable (PT503), validation_failed (PT400), and with a refresh_token those of auth.refresh_session().
 Example: select auth.sign_in_anonymously(''{"theme": "dark"}'');';
 
 create function auth.refresh_session(refresh_token text) returns jsonb

@@ -22,6 +22,8 @@ pub struct Relations {
     pub guesses_pkey: pg_sys::Oid,
     pub workers: pg_sys::Oid,
     pub hooks: pg_sys::Oid,
+    pub guest_providers: pg_sys::Oid,
+    pub captcha_services: pg_sys::Oid,
 }
 
 thread_local! {
@@ -54,6 +56,8 @@ pub fn relations() -> Option<Relations> {
         guesses_pkey: oid(c"guesses_pkey")?,
         workers: oid(c"workers")?,
         hooks: oid(c"hooks")?,
+        guest_providers: oid(c"guest_providers")?,
+        captcha_services: oid(c"captcha_services")?,
     };
     // Unless an invalidation arrived meanwhile.
     RELATIONS.set((FORGOTTEN.get() == forgotten).then_some(relations));
@@ -72,6 +76,8 @@ pub fn invalidated(relation: pg_sys::Oid) {
     let is_settings = is(|known| known.settings);
     let is_keys = is(|known| known.signing_keys);
     let is_hooks = is(|known| known.hooks);
+    let is_guest_providers = is(|known| known.guest_providers);
+    let is_captcha_services = is(|known| known.captcha_services);
     let is_session = is(|known| known.users) || is(|known| known.sessions) || is(|known| known.session_revocations);
     if is_settings {
         crate::settings::mark_stale();
@@ -82,10 +88,16 @@ pub fn invalidated(relation: pg_sys::Oid) {
     if is_hooks {
         crate::hooks::mark_stale();
     }
+    if is_guest_providers {
+        crate::guest_providers::mark_stale();
+    }
+    if is_captcha_services {
+        crate::captcha::mark_stale();
+    }
     if is_session {
         crate::claims::forget();
     }
-    if is_settings || is_keys || is_hooks || is_session {
+    if is_settings || is_keys || is_hooks || is_guest_providers || is_captcha_services || is_session {
         // A dropped and re-created extension has other OIDs.
         RELATIONS.set(None);
         FORGOTTEN.set(FORGOTTEN.get() + 1);

@@ -176,6 +176,8 @@ pub fn at_transaction_end() {
     settings::at_transaction_end();
     keys::at_transaction_end();
     crate::hooks::at_transaction_end();
+    crate::guest_providers::at_transaction_end();
+    crate::captcha::at_transaction_end();
     forget();
     if unsafe { !pg_sys::ActivePortal.is_null() } {
         return;

@@ -24,7 +24,7 @@ pub struct Outcome {
     /// Guests by table, what of it kept them, and whether they were spared or blocked; for an error also what it
     /// said the first time.
     by_table: BTreeMap<(String, Reason, &'static str), (u64, String)>,
-    sessions: u64,
+    pub sessions: u64,
     one_time_tokens: u64,
     audit_log_entries: u64,
     messages: u64,
@@ -100,17 +100,24 @@ impl Outcome {
     }
 }
 
+/// A day, in microseconds: activity is noted by day.
+const DAY: i64 = 86_400_000_000;
+
 /// The limits at the moment a batch starts, in microseconds since Postgres's epoch.
 pub struct Limits {
     pub now: i64,
     pub created_by: i64,
     /// Day.
     pub idle_since: i32,
+    /// Day. The search starts at `idle_since`; a guest whose session is over sooner than others' is found by that.
+    pub inactive_since: i32,
     pub unreachable_only: bool,
     /// Sessions refreshed at or before this have ended.
     pub session_refreshed_by: i64,
     /// Sessions created at or before this have ended.
     pub session_created_by: i64,
+    /// Sessions whose own end is at or before this go, and their guests if they are expired.
+    pub session_ended_by: i64,
 }
 
 impl Limits {
@@ -123,11 +130,16 @@ impl Limits {
             0 => reachable_for,
             lifetime => reachable_for.min(lifetime),
         };
+        // What tells of a guest that has nothing left sooner than others stays until that guest can go.
+        let is_sooner = settings.cleanup_inactivity < shortest;
+        let kept_for = if is_sooner { settings.cleanup_age.max(settings.cleanup_inactivity + DAY) } else { 0 };
         Self {
             now,
             created_by: now - settings.cleanup_age,
             idle_since: clock::day(now - settings.cleanup_inactivity.max(shortest)),
+            inactive_since: clock::day(now - settings.cleanup_inactivity),
             unreachable_only: settings.cleanup_unreachable_only,
+            session_ended_by: now - kept_for,
             session_refreshed_by: now - settings.session_idle_timeout,
             session_created_by: match settings.session_lifetime {
                 // -infinity
@@ -179,7 +191,7 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     let limits = Limits::new(settings);
     let mut outcome = Outcome::default();
     expired_guests::clean_up(&limits, settings, batch, recheck_after, &mut outcome)?;
-    outcome.sessions = delete_sessions(&limits, batch)?;
+    outcome.sessions += delete_sessions(&limits, batch)?;
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;
     outcome.messages = delivery::clean_up(limits.now, limits.now - settings.message_retention, batch)?;

@@ -23,8 +23,15 @@ pub fn clean_up(
     outcome: &mut Outcome,
 ) -> Result<()> {
     let mut work = Work { limits, settings, outcome, lock_waits: LOCK_WAITS };
-    let found = work.delete(Lot::New(batch))? as i64;
-    let rest = batch - found;
+    let mut rest = batch - work.delete(Lot::New(batch))? as i64;
+    if rest > 0 {
+        let (sessions, guests) = ended_sessions(limits, rest)?;
+        if !sessions.is_empty() {
+            rest -= sessions.len() as i64;
+            work.delete(Lot::These(&guests))?;
+            work.outcome.sessions += delete_sessions(&sessions)?;
+        }
+    }
     if rest > 0 {
         let left_before = left_before(limits, recheck_after, rest)?;
         if left_before.len() as i64 == rest {
@@ -39,7 +46,7 @@ pub fn clean_up(
         }
     }
     // A full batch that did nothing (others hold the guests' sessions) would be found again at once.
-    outcome.more |= rest == 0 && outcome.deleted + outcome.newly_left > 0;
+    outcome.more |= rest == 0 && outcome.deleted + outcome.newly_left + outcome.sessions > 0;
     Ok(())
 }
 
@@ -174,6 +181,7 @@ macro_rules! candidates {
                and (not $3 or not (
                    exists (select from auth.sessions s
                            where s.user_id = u.id and s.refreshed_at > $4 and s.created_at > $5
+                             and coalesce(s.not_after, 'infinity') > pg_catalog.clock_timestamp()
                              and not exists (select from auth.session_revocations r where r.session_id = s.id) offset 0)
                    or exists (select from auth.device_keys d where d.user_id = u.id offset 0)
                    or exists (select from auth.one_time_tokens t
@@ -187,9 +195,9 @@ macro_rules! candidates {
 
 impl Limits {
     /// `$1` to `$6` of [`candidates`].
-    fn values(&self, last: Value) -> [Value; 6] {
+    fn values(&self, idle_since: i32, last: Value) -> [Value; 6] {
         [
-            Some(pg_sys::Datum::from(self.idle_since)),
+            Some(pg_sys::Datum::from(idle_since)),
             spi::timestamp(self.created_by),
             spi::value(self.unreachable_only),
             spi::timestamp(self.session_refreshed_by),
@@ -216,7 +224,7 @@ fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<Uuid>> {
             pg_sys::INT8OID,
         ],
     );
-    ids(&SELECT, &limits.values(spi::value(batch)))
+    ids(&SELECT, &limits.values(limits.idle_since, spi::value(batch)))
 }
 
 /// Locks those of `guests` that are expired.
@@ -232,7 +240,7 @@ fn lock_these(limits: &Limits, guests: &[Uuid]) -> Result<Vec<Uuid>> {
             pg_sys::UUIDARRAYOID,
         ],
     );
-    ids(&SELECT, &limits.values(spi::uuids(guests)))
+    ids(&SELECT, &limits.values(limits.inactive_since, spi::uuids(guests)))
 }
 
 /// Expired guests that it had to leave before this batch: what kept them may be gone. By id, from `after` on, not locked.
@@ -245,6 +253,31 @@ fn left_before(limits: &Limits, after: Uuid, batch: i64) -> Result<Vec<Uuid>> {
     );
     let values = [spi::uuid(after), spi::timestamp(limits.created_by), spi::value(batch), spi::timestamp(limits.now)];
     ids(&SELECT, &values)
+}
+
+/// Sessions whose own end has passed, and whose they are. Not locked.
+fn ended_sessions(limits: &Limits, batch: i64) -> Result<(Vec<Uuid>, Vec<Uuid>)> {
+    static SELECT: Statement = Statement::planned_for_values(
+        c"select id, user_id from auth.sessions where not_after <= $1 order by not_after limit $2",
+        &[pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
+    );
+    let (mut sessions, mut users) = (Vec::new(), Vec::new());
+    SELECT.each(&[spi::timestamp(limits.session_ended_by), spi::value(batch)], |row| {
+        sessions.push(row.uuid(1));
+        users.push(row.uuid(2));
+        Ok(())
+    })?;
+    Ok((sessions, users))
+}
+
+/// Deletes those of `sessions` that are still there.
+fn delete_sessions(sessions: &[Uuid]) -> Result<u64> {
+    static DELETE: Statement = Statement::new(
+        c"delete from auth.sessions where id in (
+              select id from auth.sessions where id = any ($1) for update skip locked)",
+        &[pg_sys::UUIDARRAYOID],
+    );
+    DELETE.run(&[spi::uuids(sessions)])
 }
 
 fn ids(statement: &Statement, values: &[Value]) -> Result<Vec<Uuid>> {
@@ -265,6 +298,7 @@ fn without_live_sessions(guests: &[Uuid], limits: &Limits) -> Result<Vec<Uuid>> 
     );
     static LOCK: Statement = Statement::new(
         c"select s.user_id, s.refreshed_at > $2 and s.created_at > $3
+                 and coalesce(s.not_after, 'infinity') > pg_catalog.clock_timestamp()
                  and not exists (select from auth.session_revocations r where r.session_id = s.id)
           from auth.sessions s where s.user_id = any ($1) for update of s skip locked",
         &[pg_sys::UUIDARRAYOID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID],

@@ -74,18 +74,19 @@ pub fn custom_access_token(claims: &mut Map<String, Value>, method: &str) -> Res
 /// `app_metadata` in the `user` of its answer are added, or take the place of those of the same name.
 ///
 /// # Arguments
-/// * `provider` – what the user signs in with: `anonymous`, or the name of an identity's provider
+/// * `provider` – what the user signs in with: `anonymous`, or the name of a guest's or an identity's provider
+/// * `captcha_token` – what the caller presented as such
 ///
 /// Returns whether it added anything.
 ///
 /// # Errors
 /// Those of [`hooks::run`]; `hook_failed` also where metadata are not objects.
-pub fn before_user_created(user: &mut User, provider: &str) -> Result<bool> {
+pub fn before_user_created(user: &mut User, provider: &str, captcha_token: Option<&str>) -> Result<bool> {
     const HOOK: Hook = Hook::BeforeUserCreated;
     if !hooks::is_set(HOOK) {
         return Ok(false);
     }
-    let event = json!({"user": user.to_json(json!([])), "provider": provider});
+    let event = json!({"user": user.to_json(json!([])), "provider": provider, "captcha_token": captcha_token});
     let Some(mut answer) = hooks::run(HOOK, event)? else { return Ok(false) };
     let mut added = false;
     for (name, metadata) in [("user_metadata", &mut user.user_metadata), ("app_metadata", &mut user.app_metadata)] {

@@ -209,7 +209,7 @@ fn metadata(hook: Hook) -> Result<Value> {
 
 /// What an event holds and no error message may.
 fn secrets(event: &Value) -> Vec<String> {
-    ["/email_data/token_hash", "/email_data/token", "/sms/otp"]
+    ["/email_data/token_hash", "/email_data/token", "/sms/otp", "/captcha_token"]
         .iter()
         .filter_map(|pointer| event.pointer(pointer)?.as_str())
         .filter(|secret| !secret.is_empty())

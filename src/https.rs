@@ -1,18 +1,19 @@
-//! Fetching a document over HTTPS, without blocking the backend's interrupts.
+//! Requests over HTTPS, without blocking the backend's interrupts.
 
 use crate::error::{Result, error};
 use pgrx::pg_sys;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use ureq::http::Uri;
 use ureq::tls::{RootCerts, TlsConfig};
 
-/// How long one request may take, from the look-up of the host's name to the last byte.
+/// How long fetching a document may take, from the look-up of the host's name to the last byte.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// The largest document that is read, in bytes.
+/// The largest answer that is read, in bytes.
 const SIZE_LIMIT: u64 = 256 * 1024;
 
 /// The longest URL, in bytes.
@@ -57,36 +58,80 @@ pub fn check_url(url: &str, loopback: Loopback) -> std::result::Result<(), &'sta
     Ok(())
 }
 
-/// Fetches `url`, which was checked, with GET; follows no redirect. The certificate must be one that the server's
-/// operating system trusts.
-///
-/// A thread makes the request, with every signal blocked, and touches nothing of Postgres; this one waits and takes
-/// interrupts. After one the thread is left alone: it ends within its time limit.
+/// Fetches `url`, which was checked, with GET.
 ///
 /// # Errors
 /// `provider_unavailable`; an interrupt is raised.
 pub fn get(url: &str) -> Result<Vec<u8>> {
-    let unavailable = |why: &str| error(502, "provider_unavailable", format!("{url} cannot be fetched: {why}"));
-    let (ours, theirs) = UnixStream::pair().map_err(|e| unavailable(&e.to_string()))?;
-    let wanted = url.to_owned();
+    exchange(url, Request::Get, TIME_LIMIT)
+        .map_err(|why| error(502, "provider_unavailable", format!("{url} cannot be fetched: {why}")))
+}
+
+/// Sends a form to `url`, which was checked, with POST.
+///
+/// # Errors
+/// Why there is no answer, without a word of the form; an interrupt is raised.
+pub fn post_form(url: &str, form: Vec<(&'static str, String)>, limit: Duration) -> Answer {
+    exchange(url, Request::PostForm(form), limit)
+}
+
+/// The body of an answer with status 200, or why there is none.
+type Answer = std::result::Result<Vec<u8>, String>;
+
+enum Request {
+    Get,
+    PostForm(Vec<(&'static str, String)>),
+}
+
+/// Requests of this backend that are under way, those included that nobody waits for any more.
+static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
+
+/// As many at the most: a caller can start one after the other and cancel each.
+const MOST_UNDER_WAY: usize = 8;
+
+/// Counts a request as under way until it is dropped.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin() -> Option<Self> {
+        let is_one_too_many = UNDER_WAY.fetch_add(1, Ordering::Relaxed) >= MOST_UNDER_WAY;
+        let counted = Self;
+        (!is_one_too_many).then_some(counted)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Makes a request; follows no redirect. The certificate must be one that the server's operating system trusts.
+///
+/// A thread makes it, with every signal blocked, and touches nothing of Postgres; this one waits and takes
+/// interrupts. After one, and when the time is up, the thread is left alone: it ends at about that time too.
+fn exchange(url: &str, request: Request, limit: Duration) -> Answer {
+    let under_way = UnderWay::begin().ok_or("too many requests of this session have no answer yet")?;
+    let deadline = Instant::now() + limit;
+    let (ours, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
+    let url = url.to_owned();
     let thread = without_signals(|| {
         std::thread::Builder::new().spawn(move || {
-            let answer = request(&wanted);
+            let answer = send(&url, request, limit);
+            drop(under_way);
             // Closing it wakes the other side; after a panic, too.
             drop(theirs);
             answer
         })
     })
-    .map_err(|e| unavailable(&e.to_string()))?;
-    wait_until_closed(&ours);
-    match thread.join() {
-        Ok(Ok(document)) => Ok(document),
-        Ok(Err(why)) => Err(unavailable(&why)),
-        Err(_) => Err(unavailable("the HTTP client failed")),
+    .map_err(|e| e.to_string())?;
+    if !wait_until_closed(&ours, deadline) {
+        return Err(format!("timeout: it took longer than {limit:?}"));
     }
+    thread.join().unwrap_or_else(|_| Err("the HTTP client failed".into()))
 }
 
-fn request(url: &str) -> std::result::Result<Vec<u8>, String> {
+fn send(url: &str, request: Request, limit: Duration) -> Answer {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::PlatformVerifier)
@@ -94,17 +139,21 @@ fn request(url: &str) -> std::result::Result<Vec<u8>, String> {
         .build();
     let agent = ureq::Agent::config_builder()
         .tls_config(tls)
-        .timeout_global(Some(TIME_LIMIT))
+        .timeout_global(Some(limit))
         .max_redirects(0)
         .http_status_as_error(false)
         .user_agent("anon_auth")
         .build()
         .new_agent();
-    let mut response = agent.get(url).header("Accept", "application/json").call().map_err(|e| e.to_string())?;
-    if response.status() != 200 {
-        return Err(format!("the status is {}", response.status().as_u16()));
+    let answer = match request {
+        Request::Get => agent.get(url).header("Accept", "application/json").call(),
+        Request::PostForm(form) => agent.post(url).header("Accept", "application/json").send_form(form),
+    };
+    let mut answer = answer.map_err(|e| e.to_string())?;
+    if answer.status() != 200 {
+        return Err(format!("the status is {}", answer.status().as_u16()));
     }
-    response.body_mut().with_config().limit(SIZE_LIMIT).read_to_vec().map_err(|e| e.to_string())
+    answer.body_mut().with_config().limit(SIZE_LIMIT).read_to_vec().map_err(|e| e.to_string())
 }
 
 /// Runs `spawn`, whose threads then get no signal: Postgres's handlers expect its one thread.
@@ -120,18 +169,23 @@ fn without_signals<T>(spawn: impl FnOnce() -> T) -> T {
     }
 }
 
-/// Waits until the other end is closed. Interrupts are raised.
-fn wait_until_closed(stream: &UnixStream) {
-    let events = (pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH) as i32;
+/// Waits until the other end is closed; false if the time is up before. Interrupts are raised.
+fn wait_until_closed(stream: &UnixStream, deadline: Instant) -> bool {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_SOCKET_READABLE | pg_sys::WL_EXIT_ON_PM_DEATH | pg_sys::WL_TIMEOUT;
+    let (latch, socket, why) = (unsafe { pg_sys::MyLatch }, stream.as_raw_fd(), pg_sys::PG_WAIT_EXTENSION);
     loop {
+        // Rounded up, or it would be asked again and again in the last millisecond.
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis() as i64 + 1;
         unsafe {
-            let happened =
-                pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events, stream.as_raw_fd(), -1, pg_sys::PG_WAIT_EXTENSION);
-            pg_sys::ResetLatch(pg_sys::MyLatch);
+            let happened = pg_sys::WaitLatchOrSocket(latch, events as i32, socket, left, why);
+            pg_sys::ResetLatch(latch);
             pgrx::check_for_interrupts!();
             if happened & pg_sys::WL_SOCKET_READABLE as i32 != 0 {
-                return;
+                return true;
             }
+        }
+        if Instant::now() >= deadline {
+            return false;
         }
     }
 }

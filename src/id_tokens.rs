@@ -153,7 +153,7 @@ fn create_user(identity: &Identity, address: Option<&str>) -> Result<Option<Uuid
     static UNDO: Statement = Statement::new(c"delete from auth.identities where user_id = $1", &[pg_sys::UUIDOID]);
     let now = clock::now();
     let mut user = User::new_permanent(clock::new_id(now), &settings::current()?.audience, address, now);
-    hook_events::before_user_created(&mut user, &identity.provider)?;
+    hook_events::before_user_created(&mut user, &identity.provider, None)?;
     let [provider, id] = account(identity);
     let created = INSERT.run(&[
         provider,

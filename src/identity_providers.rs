@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 /// Algorithms that a provider may sign with: those whose verifying key is public.
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
-/// Names of identities that are no provider's.
-const RESERVED: [&str; 2] = ["email", "phone"];
+/// What hooks and metadata name users by who are of no provider.
+const RESERVED: [&str; 3] = ["email", "phone", "anonymous"];
 
 /// A row of `auth.identity_providers`.
 pub struct Provider {
@@ -197,7 +197,7 @@ fn set(args: &Args) -> Result<Jsonb> {
         ],
     );
     writes(c"auth.set_identity_provider()");
-    let name = provider_name(args.text(0)?)?;
+    let name = check_name(args.text(0)?, "identity provider")?;
     let before = LOCK.first(&[spi::value(name.as_str())], Provider::read)?;
     let was_issuer = before.as_ref().map(|provider| provider.issuer.clone());
     let mut provider = before.unwrap_or_else(|| Provider {
@@ -307,16 +307,20 @@ fn check_no_others_users(provider: &Provider) -> Result<()> {
     }
 }
 
-fn provider_name(name: Option<String>) -> Result<String> {
-    let name = name.ok_or_else(|| invalid("the name of the identity provider is missing"))?;
+/// Checks the name that a provider is to have.
+///
+/// # Arguments
+/// * `kind` – what it is a provider of, such as `identity provider`
+pub fn check_name(name: Option<String>, kind: &str) -> Result<String> {
+    let name = name.ok_or_else(|| invalid(format!("the name of the {kind} is missing")))?;
     let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.');
     if name.is_empty() || name.len() > 63 || !name.bytes().all(is_allowed) {
-        return Err(invalid(format!("\"{}\" is not a name for an identity provider", shortened(&name)))
+        return Err(invalid(format!("\"{}\" cannot be the name of the {kind}", shortened(&name)))
             .hint("A name has 1 to 63 characters of a-z, 0-9, \"_\", \"-\" and \".\"."));
     }
     if RESERVED.contains(&name.as_str()) {
-        return Err(invalid(format!("\"{name}\" is not a name for an identity provider"))
-            .hint("The names email and phone stand for addresses."));
+        return Err(invalid(format!("\"{name}\" cannot be the name of the {kind}"))
+            .hint("The names email and phone stand for addresses, anonymous for guests without a named provider."));
     }
     Ok(name)
 }
@@ -329,7 +333,7 @@ fn algorithm(name: &str) -> Result<Algorithm> {
 }
 
 /// Argument `n`, an array of texts; `None` for NULL.
-fn texts(args: &Args, n: usize) -> Result<Option<Vec<String>>> {
+pub fn texts(args: &Args, n: usize) -> Result<Option<Vec<String>>> {
     // As bytes: in a database with the encoding SQL_ASCII it may be anything.
     let Some(items) = args.get::<pgrx::Array<&[u8]>>(n) else { return Ok(None) };
     let text = |bytes| std::str::from_utf8(bytes).ok().filter(|text| !text.is_empty()).map(str::to_owned);
@@ -356,10 +360,11 @@ fn audit(name: &str, action: &str, mut payload: Value) -> Result<()> {
 }
 
 /// A URL without the password that it may hold.
-fn shown_url(url: &str) -> String {
+pub fn shown_url(url: &str) -> String {
     url.rsplit_once('@').map_or_else(|| shortened(url), |(_, rest)| format!("…@{}", shortened(rest)))
 }
 
-fn shortened(text: &str) -> String {
+/// The beginning of a text that may be of any length, for an error message.
+pub fn shortened(text: &str) -> String {
     text.chars().take(200).collect()
 }

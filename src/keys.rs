@@ -214,7 +214,7 @@ pub fn insert(kid: &str, purpose: Purpose, status: &str, key: &SigningKey) -> Re
     Ok(inserted == 1)
 }
 
-/// Encrypts the private keys that are stored in the clear; returns how many.
+/// Encrypts the private keys, and the secrets of captcha services, that are stored in the clear; returns how many.
 pub fn seal_stored() -> Result<i32> {
     static UPDATE: Statement = Statement::new(
         c"update auth.signing_keys set private_key = $2, sealed = true where kid = $1 and not sealed",
@@ -234,7 +234,7 @@ pub fn seal_stored() -> Result<i32> {
         let sealed = seal(&sealing_key, &key.kid, key.purpose, key.algorithm, &key.private_key)?;
         count += UPDATE.run(&[spi::value(key.kid.as_str()), spi::value(sealed.as_slice())])? as i32;
     }
-    Ok(count)
+    Ok(count + crate::captcha::seal_stored(&sealing_key)?)
 }
 
 fn load() -> Keys {

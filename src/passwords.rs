@@ -95,8 +95,8 @@ fn stored(user: Uuid) -> Result<Option<String>> {
     SELECT.first(&[spi::uuid(user)], |row| Ok(row.get(1))).map(Option::flatten)
 }
 
-/// Whether `hash` is that of the password. The form of the hash tells how it was made; none but Argon2id's is
-/// known, and any other matches nothing, as slowly as no hash at all.
+/// Whether `hash` is that of the password. The form of the hash tells how it was made; one of no known kind matches
+/// nothing, as slowly as no hash at all.
 fn verify(password: &str, hash: &str, cost: Cost) -> Result<bool> {
     match password::verify(password, hash) {
         Err(PasswordError::Unknown) => Ok(password::hash(password, cost).map(|_| false)?),

@@ -11,7 +11,7 @@ use crate::own_transaction::{self, Request};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
-use crate::{keys, postgrest, sql_function};
+use crate::{guest_providers, keys, postgrest, sql_function};
 use anon_auth_core::random;
 use anon_auth_core::refresh::{self, RefreshToken, fingerprint};
 use pgrx::pg_sys;
@@ -24,6 +24,8 @@ pub struct Session {
     user: Uuid,
     created_at: i64,
     refreshed_at: i64,
+    /// When it ends, whatever the settings say of others.
+    pub not_after: Option<i64>,
     method: String,
     aal: String,
     counter: i64,
@@ -37,12 +39,13 @@ impl Session {
     ///
     /// # Arguments
     /// * `method` – how it was proven who the user is; `amr` in tokens
-    pub fn new(user: Uuid, method: &str, now: i64) -> Self {
+    pub fn new(user: &User, method: &str, now: i64) -> Self {
         Self {
             id: clock::new_id(now),
-            user,
+            user: user.id,
             created_at: now,
             refreshed_at: now,
+            not_after: guest_providers::session_lifetime(user).map(|lifetime| now.saturating_add(lifetime)),
             method: method.into(),
             aal: "aal1".into(),
             counter: 0,
@@ -50,6 +53,10 @@ impl Session {
             replaced: Vec::new(),
             is_revoked: false,
         }
+    }
+
+    fn check_not_expired(&self) -> Result<i64> {
+        check_not_expired(self.created_at, self.refreshed_at, self.not_after)
     }
 
     /// Whether a token was replaced so recently that its bearer may have missed the answer.
@@ -80,16 +87,20 @@ impl Session {
 
 /// Until when a session lives that is not refreshed.
 ///
+/// # Arguments
+/// * `not_after` – its own end, where it has one
+///
 /// # Errors
 /// `session_expired`.
-fn check_not_expired(created_at: i64, refreshed_at: i64) -> Result<i64> {
+fn check_not_expired(created_at: i64, refreshed_at: i64, not_after: Option<i64>) -> Result<i64> {
     let settings = settings::current()?;
     let now = clock::now();
     let idle = refreshed_at.saturating_add(settings.session_idle_timeout);
     let total = match settings.session_lifetime {
         0 => i64::MAX,
         lifetime => created_at.saturating_add(lifetime),
-    };
+    }
+    .min(not_after.unwrap_or(i64::MAX));
     let limit = if now >= idle {
         "was not refreshed in time"
     } else if now >= total {
@@ -121,11 +132,12 @@ pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, rotation: &st
         let is_its = row.uuid(c"user_id") == user
             && (is_of_rotation(&bytes(c"refresh_token_nonce"))
                 || replaced_tokens(&bytes(c"replaced_refresh_tokens")).any(|(_, nonce)| is_of_rotation(&nonce)));
-        (is_its, row.timestamp(c"created_at").unwrap_or(0), row.timestamp(c"refreshed_at").unwrap_or(0))
+        let time = |column| row.timestamp(column);
+        (is_its, time(c"created_at").unwrap_or(0), time(c"refreshed_at").unwrap_or(0), time(c"not_after"))
     });
     match session {
-        Some((true, created_at, refreshed_at)) if !is_revoked(snapshot, id) => {
-            check_not_expired(created_at, refreshed_at)
+        Some((true, created_at, refreshed_at, not_after)) if !is_revoked(snapshot, id) => {
+            check_not_expired(created_at, refreshed_at, not_after)
         }
         _ => Err(gone()),
     }
@@ -157,6 +169,7 @@ fn find(id: Uuid) -> Option<Session> {
         user: row.uuid(c"user_id"),
         created_at: row.timestamp(c"created_at").unwrap_or(0),
         refreshed_at: row.timestamp(c"refreshed_at").unwrap_or(0),
+        not_after: row.timestamp(c"not_after"),
         method: row.get(c"method").unwrap_or_default(),
         aal: row.get(c"aal").unwrap_or_default(),
         counter: row.get(c"refresh_token_counter").unwrap_or(0),
@@ -233,9 +246,16 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
 /// `user_banned`, `user_not_found`.
 pub fn create(user: Uuid, method: &str) -> Result<Jsonb> {
     static INSERT: Statement = Statement::new(
-        c"insert into auth.sessions (id, user_id, created_at, refreshed_at, method, refresh_token_nonce)
-          values ($1, $2, $3, $3, $4, $5)",
-        &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::TEXTOID, pg_sys::BYTEAOID],
+        c"insert into auth.sessions (id, user_id, created_at, refreshed_at, method, refresh_token_nonce, not_after)
+          values ($1, $2, $3, $3, $4, $5, $6)",
+        &[
+            pg_sys::UUIDOID,
+            pg_sys::UUIDOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::TEXTOID,
+            pg_sys::BYTEAOID,
+            pg_sys::TIMESTAMPTZOID,
+        ],
     );
     keys::current()?;
     users::lock(user)?;
@@ -243,13 +263,14 @@ pub fn create(user: Uuid, method: &str) -> Result<Jsonb> {
     users::note_sign_in(user, now)?;
     let user = users::find(user)?.ok_or_else(|| error(401, "user_not_found", "the user does not exist any more"))?;
     user.check_not_banned()?;
-    let session = Session::new(user.id, method, now);
+    let session = Session::new(&user, method, now);
     INSERT.run(&[
         spi::uuid(session.id),
         spi::uuid(user.id),
         spi::timestamp(now),
         spi::value(method),
         spi::value(session.nonce.as_slice()),
+        session.not_after.and_then(spi::timestamp),
     ])?;
     let settings = settings::current()?;
     answer(&session, &user, &settings, now)
@@ -279,7 +300,7 @@ pub fn refresh(token: &str) -> Result<Jsonb> {
         if session.is_revoked {
             return Err(already_used());
         }
-        check_not_expired(session.created_at, session.refreshed_at)?;
+        session.check_not_expired()?;
         let user = users::find(session.user)?.ok_or_else(session_not_found)?;
         user.check_not_banned()?;
 
@@ -348,7 +369,7 @@ pub fn bearer(token: &str) -> Result<Uuid> {
     if session.is_revoked {
         return Err(already_used());
     }
-    check_not_expired(session.created_at, session.refreshed_at)?;
+    session.check_not_expired()?;
     users::find(session.user)?.ok_or_else(session_not_found)?.check_not_banned()?;
     let is_current = session.nonce == token.nonce && session.counter as u64 == token.counter;
     if is_current || session.was_replaced_recently(&token, &settings) {

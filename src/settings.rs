@@ -80,6 +80,14 @@ fn definition(name: &str) -> Result<&'static Definition> {
     })
 }
 
+/// A value in the form in which the setting stores it.
+///
+/// # Errors
+/// `validation_failed` where the setting does not take it.
+pub fn canonical(name: &str, value: &str) -> Result<String> {
+    definition(name)?.canonical(value)
+}
+
 /// Stores a setting, or removes it where `value` is `None`; returns the value now in force.
 pub fn store(name: &str, value: Option<&str>) -> Result<String> {
     static STORE: Statement = Statement::new(
@@ -172,35 +180,3 @@ fn forget_cached(args: &Args) -> Result<pg_sys::Datum> {
     Ok(pg_sys::Datum::from(0))
 }
 sql_function!(anon_auth_forget_cached, forget_cached);
-
-/// Provider configuration in the form of Realm's `auth/providers.json`.
-const PROVIDER: &str = "anon-user";
-
-fn provider() -> Result<Jsonb> {
-    Ok(Jsonb(json!({"name": PROVIDER, "type": PROVIDER, "disabled": current()?.disabled})))
-}
-
-sql_function!(anon_auth_export_provider, |_| provider());
-
-fn import_provider(args: &Args) -> Result<Jsonb> {
-    let shape = "Expected: {\"name\": \"anon-user\", \"type\": \"anon-user\", \"disabled\": <boolean>}.";
-    writes(c"auth.import_provider()");
-    let config = crate::json::argument(args, 0)?;
-    let Some(object) = config.as_object() else {
-        return Err(invalid("the provider configuration is not a JSON object").hint(shape));
-    };
-    if let Some(key) = object.keys().find(|key| !matches!(key.as_str(), "name" | "type" | "disabled")) {
-        return Err(invalid(format!("the provider configuration has an unknown key \"{key}\"")).hint(shape));
-    }
-    for key in ["name", "type"] {
-        if object.get(key).and_then(|v| v.as_str()) != Some(PROVIDER) {
-            return Err(invalid(format!("\"{key}\" of the provider configuration is not \"{PROVIDER}\"")).hint(shape));
-        }
-    }
-    let Some(disabled) = object.get("disabled").and_then(|v| v.as_bool()) else {
-        return Err(invalid("\"disabled\" of the provider configuration is not true or false").hint(shape));
-    };
-    store("disabled", Some(if disabled { "true" } else { "false" }))?;
-    provider()
-}
-sql_function!(anon_auth_import_provider, import_provider);

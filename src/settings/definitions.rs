@@ -38,6 +38,10 @@ settings! {
         "Refuse anonymous sign-in";
     sign_in_mode: &'static str = Word(&["new", "reuse"]), "new",
         "new: each anonymous sign-in makes a new guest; reuse: a sign-in with a valid refresh token returns the same guest";
+    captcha: &'static str = Word(&["off", "turnstile", "hcaptcha"]), "off",
+        "Captcha that has to be solved for anonymous sign-in; see auth.set_captcha()";
+    captcha_timeout: i64 = Interval(SECOND / 10, 60 * SECOND), "00:00:05",
+        "How long a captcha service may take before the sign-in fails";
     issuer: String = Text, "anon_auth",
         "Issuer (iss) of access tokens; those of any other issuer are refused";
     audience: String = Text, "authenticated",

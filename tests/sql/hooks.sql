@@ -102,6 +102,42 @@ select sign_in_with('{"user": {"app_metadata": []}}');
 select sign_in_with('{"user": {"user_metadata": "x"}}');
 rollback;
 
+-- C4: it is told what the caller presented: captcha token, provider, data and address; and can go by any of them.
+begin;
+create function app.judge(event jsonb) returns jsonb language plpgsql as $$
+begin
+    insert into app.seen (event) values (event);
+    if event->>'captcha_token' is distinct from 'solved' then
+        raise exception 'captcha_failed: "%" is no answer', event->>'captcha_token' using errcode = 'PT400', detail = event;
+    end if;
+    if event->'user'->'user_metadata' ? 'admin' then
+        return '{"error": {"http_code": 422, "message": "choose other data"}}';
+    end if;
+    return jsonb_build_object('user', jsonb_build_object('app_metadata',
+        jsonb_build_object('from', event->>'provider', 'address', event->'metadata'->>'ip_address')));
+end
+$$;
+select auth.set_hook('before_user_created', 'app.judge(jsonb)'), auth.set_guest_provider('kiosk') is not null as added;
+set local anon_auth.forwarded_header = 'X-Forwarded-For';
+set local request.headers = '{"x-forwarded-for": "203.0.113.7"}';
+select auth.sign_in_anonymously('{"theme": "dark"}', 'solved', provider => 'kiosk')->'user'->'app_metadata' as app_metadata;
+select event->'captcha_token' as captcha_token, event->'provider' as provider, event->'user'->'user_metadata' as data,
+       event->'metadata'->>'ip_address' as address, event->'metadata'->>'name' as name from app.seen;
+select auth.sign_in_anonymously(captcha_token => 'solved')->'user'->'app_metadata' as app_metadata;
+select count(*) as guests from auth.users;
+-- Refused, nobody is there; and the token, which may still be good, is in no error.
+select raised('select auth.sign_in_anonymously()');
+select raised('select auth.sign_in_anonymously(captcha_token => ''unsolved'')');
+select raised('select auth.sign_in_anonymously(''{"admin": true}'', ''solved'')');
+select raised('select auth.sign_in_anonymously(captcha_token => ''unsolved'', provider => ''demo'')');
+select count(*) as guests, (select count(*) from auth.sessions) as sessions from auth.users;
+-- C3: the service that is set up is asked first; what it does not let in, no hook sees.
+delete from app.seen;
+select auth.set_setting('captcha', 'hcaptcha');
+select raised('select auth.sign_in_anonymously(captcha_token => ''solved'')');
+select count(*) as seen from app.seen;
+rollback;
+
 -- S20: a hook refuses, in words of its own; and nothing is done.
 begin;
 select auth.set_hook('before_user_created', 'app.answer(jsonb)');

@@ -29,7 +29,7 @@ select proname, provolatile, proparallel, prosecdef, proconfig from pg_proc
 select relname as without_comment from pg_class where relnamespace = 'auth'::regnamespace and relkind in ('r', 'v') and obj_description(oid, 'pg_class') is null;
 select oid::regprocedure as without_comment from pg_proc where pronamespace = 'auth'::regnamespace and obj_description(oid, 'pg_proc') is null;
 select oid::regprocedure as without_example from pg_proc
- where pronamespace = 'auth'::regnamespace and prorettype <> 'trigger'::regtype and proname not in ('setting_definitions', 'table_parts')
+ where pronamespace = 'auth'::regnamespace and prorettype <> 'trigger'::regtype and proname not in ('setting_definitions', 'table_parts', 'import_users', 'prepare_import')
    and obj_description(oid, 'pg_proc') not like '%' || E'\n' || 'Example: %';
 select obj_description('auth'::regnamespace, 'pg_namespace') is not null as schema, obj_description(oid, 'pg_extension') is not null as extension
   from pg_extension where extname = 'anon_auth';

@@ -53,6 +53,11 @@ impl ClientAddress {
         if addresses.next().is_some() { None } else { Self::parse(address) }
     }
 
+    /// The whole address, for others who are to be told where a client is; `None` where only a part of it is known.
+    pub fn exact(&self) -> Option<IpAddr> {
+        self.0.filter(IpAddr::is_ipv4)
+    }
+
     fn new(address: IpAddr) -> Self {
         Self(Some(match address {
             IpAddr::V4(_) => address,

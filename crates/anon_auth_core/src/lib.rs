@@ -1,5 +1,5 @@
 //! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, the ID tokens of other issuers, keys
-//! sealed at rest, addresses, codes and passwords.
+//! sealed at rest, addresses, codes and passwords, the answers of captcha services.
 //!
 //! Cryptography is aws-lc-rs throughout. Nothing here panics on input, and no error holds a key, a token
 //! or a part of one.
@@ -19,6 +19,7 @@ pub mod password;
 pub mod random;
 pub mod refresh;
 pub mod seal;
+pub mod siteverify;
 
 use base64::engine::{GeneralPurpose, general_purpose::URL_SAFE_NO_PAD};
 

@@ -1,14 +1,21 @@
 //! Passwords: Argon2id (RFC 9106), stored as PHC strings.
+//!
+//! Hashes that users bring along from elsewhere are verified, too, until they are replaced: by bcrypt (`$2a$`, `$2b$`,
+//! `$2y$`), and by scrypt (RFC 7914) as PHC strings `$scrypt$ln=…,r=…,p=…$salt$hash`.
 
 use std::fmt;
 
-use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::password_hash::phc::{Ident, Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 
 use crate::random;
+use unicode_normalization::UnicodeNormalization;
 
 /// No stored hash makes a sign-in take more memory than this, in KiB.
 pub const MAX_MEMORY: u32 = 2 << 20;
+/// Nor more time: two to the power of this, in rounds of bcrypt, is minutes.
+const MAX_BCRYPT_COST: u32 = 16;
+const MAX_SCRYPT_PARALLELISM: u32 = 64;
 
 /// What computing a hash takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,26 +45,89 @@ pub fn hash(password: &str, cost: Cost) -> Result<String, PasswordError> {
     Ok(hash.to_string())
 }
 
-/// Whether it is the password that `hash`, a PHC string, was made from.
+/// Whether it is the password that `hash` was made from.
 ///
 /// # Errors
-/// [`PasswordError`] where it is not a hash by Argon2id, or there is not enough memory.
+/// [`PasswordError`] where it is not a hash of a known kind, or there is not enough memory.
 pub fn verify(password: &str, hash: &str) -> Result<bool, PasswordError> {
+    if hash.starts_with("$2") {
+        return verify_bcrypt(password, hash);
+    }
     let hash = PasswordHash::new(hash).map_err(|_| PasswordError::Unknown)?;
     let (Some(salt), Some(expected)) = (hash.salt, hash.hash) else { return Err(PasswordError::Unknown) };
-    if hash.algorithm != Algorithm::Argon2id.ident() {
-        return Err(PasswordError::Unknown);
-    }
+    // Outputs compare in constant time.
+    let computed = match hash.algorithm {
+        algorithm if algorithm == Algorithm::Argon2id.ident() => verify_argon2id(password, &hash, &salt),
+        algorithm if algorithm.as_str() == "scrypt" => scrypt(password, &hash, &salt, expected.len()),
+        _ => Err(PasswordError::Unknown),
+    };
+    Ok(computed? == expected)
+}
+
+fn verify_argon2id(password: &str, hash: &PasswordHash, salt: &Salt) -> Result<Output, PasswordError> {
     let version = match hash.version {
         Some(version) => Version::try_from(version).map_err(|_| PasswordError::Unknown)?,
         None => Version::V0x13,
     };
-    let params = Params::try_from(&hash).map_err(|_| PasswordError::Unknown)?;
+    let params = Params::try_from(hash).map_err(|_| PasswordError::Unknown)?;
     if params.m_cost() > MAX_MEMORY {
         return Err(PasswordError::Unknown);
     }
-    // Outputs compare in constant time.
-    Ok(argon2id(password, &salt, version, &params)? == expected)
+    argon2id(password, salt, version, &params)
+}
+
+/// Only the first 72 bytes of a password count, as everywhere with bcrypt.
+fn verify_bcrypt(password: &str, hash: &str) -> Result<bool, PasswordError> {
+    let parts: bcrypt::HashParts = hash.parse().map_err(|_| PasswordError::Unknown)?;
+    if parts.get_cost() > MAX_BCRYPT_COST {
+        return Err(PasswordError::Unknown);
+    }
+    bcrypt::verify(password, hash).map_err(|_| PasswordError::Unknown)
+}
+
+fn scrypt(password: &str, hash: &PasswordHash, salt: &Salt, length: usize) -> Result<Output, PasswordError> {
+    let number = |name| hash.params.get_decimal(name).ok_or(PasswordError::Unknown);
+    let (log_n, r, p) = (number("ln")?, number("r")?, number("p")?);
+    let log_n = u8::try_from(log_n).ok().filter(|log_n| *log_n < 32).ok_or(PasswordError::Unknown)?;
+    // Blocks of 128 bytes, as many as N times r, and a few more.
+    let memory = (1_u64 << log_n).saturating_mul(u64::from(r)).saturating_add(u64::from(p)).saturating_mul(128);
+    if memory > u64::from(MAX_MEMORY) * 1024 || p > MAX_SCRYPT_PARALLELISM {
+        return Err(PasswordError::Unknown);
+    }
+    // The library's own allocation would end the process where memory is short.
+    Vec::<u8>::new().try_reserve_exact(memory as usize).map_err(|_| PasswordError::Memory)?;
+    let params = scrypt::Params::new(log_n, r, p).map_err(|_| PasswordError::Unknown)?;
+    // Those who hash passwords with scrypt make its composed and decomposed characters one first.
+    let password: String = password.nfkc().collect();
+    let mut output = vec![0; length];
+    scrypt::scrypt(password.as_bytes(), salt, &params, &mut output).map_err(|_| PasswordError::Unknown)?;
+    Output::new(&output).map_err(|_| PasswordError::Unknown)
+}
+
+/// Whether [`verify`] knows hashes of this kind.
+pub fn is_known(hash: &str) -> bool {
+    hash.parse::<bcrypt::HashParts>().is_ok_and(|parts| parts.get_cost() <= MAX_BCRYPT_COST)
+        || PasswordHash::new(hash).is_ok_and(|hash| ["argon2id", "scrypt"].contains(&hash.algorithm.as_str()))
+}
+
+/// The PHC string of a hash that better-auth made: salt and hash in hexadecimal, with a colon between them, by scrypt
+/// with N = 16384, r = 16, p = 1, the salt's text being the salt.
+pub fn from_better_auth(hash: &str) -> Option<String> {
+    let (salt, key) = hash.split_once(':')?;
+    let output = (0..key.len()).step_by(2).map(|i| u8::from_str_radix(key.get(i..i + 2)?, 16).ok());
+    let output = Output::new(&output.collect::<Option<Vec<u8>>>()?).ok()?;
+    let mut params = ParamsString::new();
+    for (name, value) in [("ln", 14), ("r", 16), ("p", 1)] {
+        params.add_decimal(name, value).ok()?;
+    }
+    let hash = PasswordHash {
+        algorithm: Ident::new("scrypt").ok()?,
+        version: None,
+        params,
+        salt: Some(Salt::new(salt.as_bytes()).ok()?),
+        hash: Some(output),
+    };
+    Some(hash.to_string())
 }
 
 /// Whether `hash` was made at this cost; false also where it is no hash by Argon2id.
@@ -96,7 +166,7 @@ impl fmt::Display for PasswordError {
         f.write_str(match self {
             PasswordError::Cost => "Argon2 does not work with these parameters",
             PasswordError::Memory => "there is not enough memory to hash the password",
-            PasswordError::Unknown => "the stored password hash is not one by Argon2id",
+            PasswordError::Unknown => "the stored password hash is of no known kind",
         })
     }
 }

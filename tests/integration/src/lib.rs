@@ -9,6 +9,8 @@ mod pooler;
 mod postgrest;
 mod server;
 mod session;
+mod siteverify;
+mod tls;
 
 pub use database::*;
 pub use openid::*;
@@ -16,6 +18,8 @@ pub use pooler::*;
 pub use postgrest::*;
 pub use server::*;
 pub use session::*;
+pub use siteverify::*;
+pub use tls::*;
 
 use postgres::{Error, GenericClient};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -15,5 +15,6 @@ mod password;
 mod refresh;
 mod rfc;
 mod seal;
+mod siteverify;
 mod support;
 mod tokens;

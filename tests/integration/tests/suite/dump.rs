@@ -15,6 +15,8 @@ const TABLES: &[&str] = &[
     "settings",
     "signing_keys",
     "identity_providers",
+    "guest_providers",
+    "captcha_services",
     "audit_log_entries",
     "merge_rules",
 ];
@@ -86,6 +88,12 @@ fn fill(db: &Database) -> Before {
     run(&mut admin, "select auth.rotate_signing_key('ES256'); select auth.create_signing_key('RS256')");
     admin.query("select auth.revoke_signing_key($1)", &[&signed_with_revoked_key]).unwrap();
     Issuer::new(&mut admin, "corp");
+    run(
+        &mut admin,
+        "select auth.set_guest_provider('kiosk', session_lifetime => '1 hour', rate_limit => 5, captcha => 'off');
+         select auth.sign_in_anonymously(provider => 'kiosk');
+         select auth.set_captcha('hcaptcha', '0xsecret', hostnames => '{www.example.com}')",
+    );
     let first = sign_in(&mut admin);
     let refreshed = refresh(&mut admin, &first.refresh_token).unwrap();
     let stolen = sign_in(&mut admin);

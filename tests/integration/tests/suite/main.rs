@@ -3,6 +3,7 @@
 #![allow(non_snake_case)]
 
 mod attacks;
+mod captcha;
 mod cleanup;
 mod clients;
 mod cost;
@@ -13,6 +14,7 @@ mod evaluate_once;
 mod freshness;
 mod guesses;
 mod hooks;
+mod imports;
 mod keys;
 mod linking;
 mod merge;

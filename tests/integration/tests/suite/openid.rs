@@ -334,51 +334,12 @@ fn S10_a_first_sign_in_that_comes_second_is_no_conflict() {
 
 #[test]
 fn S10_only_certificates_that_the_server_trusts() {
-    let dir = new_folder();
-    std::fs::create_dir(&dir).unwrap();
-    let openssl = |arguments: &[&str]| {
-        let mut command = std::process::Command::new("openssl");
-        command
-            .args(arguments)
-            .current_dir(&dir)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null());
-        command
-    };
-    let made = openssl(&[
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-keyout",
-        "key.pem",
-        "-out",
-        "certificate.pem",
-        "-subj",
-        "/CN=localhost",
-        "-addext",
-        "subjectAltName=DNS:localhost",
-        "-addext",
-        "basicConstraints=critical,CA:FALSE",
-    ]);
-    assert!({ made }.status().unwrap().success());
     let key = anon_auth_core::keys::SigningKey::generate(anon_auth_core::algorithm::Algorithm::ES256).unwrap();
-    std::fs::write(dir.join("jwks"), json!({"keys": [key.public_jwk("key-1")]}).to_string()).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-    let serve = ["s_server", "-accept", &port, "-WWW", "-cert", "certificate.pem", "-key", "key.pem"];
-    let mut server = openssl(&serve).stdin(std::process::Stdio::null()).spawn().unwrap();
-    wait_until("the web server", Duration::from_secs(10), || {
-        std::net::TcpStream::connect(format!("127.0.0.1:{port}")).is_ok()
-    });
-
-    let certificate = dir.join("certificate.pem");
-    let trusting = Server::start_in(&[("SSL_CERT_FILE", &certificate.to_string_lossy())], &[]);
+    let web = TlsWeb::serve("jwks", &json!({"keys": [key.public_jwk("key-1")]}).to_string());
+    let trusting = Server::start_in(&[("SSL_CERT_FILE", &web.certificate().to_string_lossy())], &[]);
     let fetch = |db: &Database, host: &str| {
         let mut admin = db.connect();
-        let uri = format!("https://{host}:{port}/jwks");
+        let uri = format!("https://{host}:{}/jwks", web.port);
         let sql =
             "select auth.set_identity_provider('tls', 'https://issuer.example', '{our-client}', jwks_uri => $1)";
         admin.execute(sql, &[&uri]).unwrap();
@@ -388,9 +349,6 @@ fn S10_only_certificates_that_the_server_trusts() {
     let fetched = fetch(&db, "localhost");
     let other_name = fetch(&db, "127.0.0.1");
     let unknown = fetch(&Database::new(), "localhost");
-    let _ = server.kill();
-    let _ = server.wait();
-    let _ = std::fs::remove_dir_all(&dir);
     assert_eq!(fetched.unwrap()["tls"]["keys"], json!(["key-1"]));
     for refused in [other_name, unknown] {
         let error = expect_error(refused, "PT502", "provider_unavailable");

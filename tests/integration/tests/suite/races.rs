@@ -131,3 +131,31 @@ fn S7_a_sign_out_beats_every_refresh() {
         }
     }
 }
+
+#[test]
+fn W11_create_extension_in_two_databases_at_once() {
+    let server = Server::start(&[]);
+    let databases = [Database::empty(&server), Database::empty(&server)];
+    let barrier = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for database in &databases {
+            let client = database.connect();
+            scope.spawn(|| {
+                let mut client = client;
+                let mut transaction = client.transaction().expect("a transaction");
+                barrier.wait();
+                run(&mut transaction, "create extension anon_auth");
+                // The other one waits for this one's role, if it came first.
+                sleep(300);
+                transaction.commit().expect("it commits");
+            });
+        }
+    });
+    for database in &databases {
+        let owner: String = value(
+            &mut database.connect(),
+            "select r.rolname::text from pg_namespace n join pg_roles r on r.oid = n.nspowner where nspname = 'auth'",
+        );
+        assert_eq!(owner, "anon_auth_owner");
+    }
+}
