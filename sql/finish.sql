@@ -63,6 +63,7 @@ grant execute on function auth.sign_out(text) to public;
 grant execute on function auth.authenticate(text) to public;
 grant execute on function auth.verify_token(text) to public;
 grant execute on function auth.pre_request() to public;
+grant execute on function auth.pre_config() to public;
 grant execute on function auth.get_user() to public;
 grant execute on function auth.user_info() to public;
 grant execute on function auth.delete_user() to public;

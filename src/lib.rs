@@ -57,6 +57,7 @@ mod settings;
 mod shared_buckets;
 mod sign_in;
 mod spi;
+mod statement_user;
 mod stats;
 mod time_limit;
 mod update_user;
@@ -88,7 +89,8 @@ pgrx::extension_sql_file!("../sql/guest_providers.sql", name = "guest_providers"
 pgrx::extension_sql_file!("../sql/captcha.sql", name = "captcha", requires = ["guest_providers"]);
 pgrx::extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["captcha"]);
 pgrx::extension_sql_file!("../sql/health.sql", name = "health", requires = ["policies"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["health"]);
+pgrx::extension_sql_file!("../sql/postgrest.sql", name = "postgrest", requires = ["health"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["postgrest"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 
@@ -98,6 +100,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     as_owner::install_hook();
     executor::install_hook();
+    statement_user::install_hook();
     evaluate_once::install_hook();
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
@@ -118,6 +121,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
             | XACT_EVENT_PREPARE
     ) {
         claims::at_transaction_end();
+        statement_user::at_transaction_end();
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod database;
 mod openid;
+mod pooler;
+mod postgrest;
 mod server;
 mod session;
 mod siteverify;
@@ -12,6 +14,8 @@ mod tls;
 
 pub use database::*;
 pub use openid::*;
+pub use pooler::*;
+pub use postgrest::*;
 pub use server::*;
 pub use session::*;
 pub use siteverify::*;

@@ -5,6 +5,7 @@
 mod attacks;
 mod captcha;
 mod cleanup;
+mod clients;
 mod cost;
 mod crash;
 mod delivery;
@@ -21,6 +22,7 @@ mod merge_random;
 mod openid;
 mod openid_attacks;
 mod pooler;
+mod postgrest;
 mod races;
 mod rate_limits;
 mod refresh;
