@@ -6,7 +6,7 @@ use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
 use crate::one_time_tokens::{self, Purpose, otp_expired};
-use crate::{client_address, clock, linking, postgrest, sessions, settings, sql_function};
+use crate::{client_address, clock, device_keys, linking, postgrest, sessions, settings, sql_function};
 use anon_auth_core::code;
 use serde_json::json;
 
@@ -47,7 +47,9 @@ sql_function!(anon_auth_create_promotion_code, create_promotion_code);
 fn redeem_promotion_code(args: &Args) -> Result<Jsonb> {
     writes(c"auth.redeem_promotion_code()");
     linking::check_enabled()?;
-    redeem(Purpose::Promotion, &args.text(0)?.unwrap_or_default())
+    let code = args.text(0)?.unwrap_or_default();
+    // What a device key signs has dots, a code has none.
+    if code.contains('.') { device_keys::sign_in_to_promote(&code) } else { redeem(Purpose::Promotion, &code) }
 }
 sql_function!(anon_auth_redeem_promotion_code, redeem_promotion_code);
 

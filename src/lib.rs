@@ -5,12 +5,14 @@
 
 use pgrx::pg_sys;
 
+mod altcha;
 mod application_table;
 mod as_owner;
 mod audit;
 mod authenticate;
 mod cache;
 mod catalog;
+mod challenges;
 mod claims;
 mod cleanup;
 mod client_address;
@@ -18,6 +20,7 @@ mod clock;
 mod compat;
 mod deletion;
 mod delivery;
+mod device_keys;
 mod error;
 mod evaluate_once;
 mod executor;
@@ -71,7 +74,8 @@ pgrx::extension_sql_file!("../sql/delivery.sql", name = "delivery", requires = [
 pgrx::extension_sql_file!("../sql/linking.sql", name = "linking", requires = ["delivery"]);
 pgrx::extension_sql_file!("../sql/passwords.sql", name = "passwords", requires = ["linking"]);
 pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = ["passwords"]);
-pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["handover"]);
+pgrx::extension_sql_file!("../sql/device_keys.sql", name = "device_keys", requires = ["handover"]);
+pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["device_keys"]);
 pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["merge"]);

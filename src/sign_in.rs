@@ -7,17 +7,19 @@ use crate::sessions::{self, Session};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::users::User;
-use crate::{clock, hook_events, keys, sql_function};
+use crate::{altcha, clock, hook_events, keys, sql_function};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 // Arguments of `auth.sign_in_anonymously()`.
 const DATA: usize = 0;
+const CAPTCHA_TOKEN: usize = 1;
 const REFRESH_TOKEN: usize = 2;
 
 /// The metadata that a caller gives for itself.
-fn user_metadata(args: &Args, settings: &Settings) -> Result<Value> {
-    let Some(datum) = (unsafe { pgrx::fcinfo::pg_getarg_datum(args.0, DATA) }) else { return Ok(json!({})) };
+fn user_metadata(data: Option<pg_sys::Datum>, settings: &Settings) -> Result<Value> {
+    let Some(datum) = data else { return Ok(json!({})) };
     let text = crate::json::text(datum);
     settings.check_user_metadata(text.len())?;
     match crate::json::parse(&text)? {
@@ -38,6 +40,47 @@ fn type_name(value: &Value) -> &'static str {
 }
 
 fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
+    writes(c"auth.sign_in_anonymously()");
+    let settings = settings::current()?;
+    check_enabled(settings.disabled)?;
+    if settings.sign_in_mode == "reuse"
+        && let Some(token) = args.text(REFRESH_TOKEN)?
+    {
+        return sessions::refresh(&token);
+    }
+    admit(args.text(CAPTCHA_TOKEN)?.as_deref())?;
+    make_guest(args.get(DATA)).map(|(_, session)| session)
+}
+sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
+
+/// # Errors
+/// `anonymous_provider_disabled`.
+pub fn check_enabled(disabled: bool) -> Result<()> {
+    if disabled {
+        return Err(error(422, "anonymous_provider_disabled", "anonymous sign-in is switched off")
+            .hint("An administrator can switch it on: SELECT auth.set_setting('disabled', 'false');"));
+    }
+    Ok(())
+}
+
+/// Refuses whoever may not become a new guest. Before anything is locked or written.
+///
+/// # Errors
+/// `anonymous_provider_disabled`, `captcha_failed`.
+pub fn admit(captcha_token: Option<&str>) -> Result<()> {
+    let settings = settings::current()?;
+    check_enabled(settings.disabled)?;
+    match settings.captcha {
+        "altcha" => altcha::verify(captcha_token.unwrap_or_default()),
+        _ => Ok(()),
+    }
+}
+
+/// Makes a guest; returns its id and its session.
+///
+/// # Arguments
+/// * `data` – its `user_metadata`, a `jsonb`
+pub fn make_guest(data: Option<pg_sys::Datum>) -> Result<(Uuid, Jsonb)> {
     static INSERT: Statement = Statement::new(
         c"with guest as (
               insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
@@ -55,20 +98,10 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
             pg_sys::JSONBOID,
         ],
     );
-    writes(c"auth.sign_in_anonymously()");
     let settings = settings::current()?;
-    if settings.disabled {
-        return Err(error(422, "anonymous_provider_disabled", "anonymous sign-in is switched off")
-            .hint("An administrator can switch it on: SELECT auth.set_setting('disabled', 'false');"));
-    }
-    if settings.sign_in_mode == "reuse"
-        && let Some(token) = args.text(REFRESH_TOKEN)?
-    {
-        return sessions::refresh(&token);
-    }
-    let metadata = user_metadata(args, &settings)?;
+    let metadata = user_metadata(data, &settings)?;
     // Stored as it was given: JSON numbers may have more digits than the token's.
-    let mut stored_metadata = args.get::<pg_sys::Datum>(DATA).or_else(|| spi::value(Jsonb(json!({}))));
+    let mut stored_metadata = data.or_else(|| spi::value(Jsonb(json!({}))));
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
 
@@ -90,6 +123,5 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
         app_metadata,
     ])?;
     hook_events::after_user_created(&user, "anonymous")?;
-    sessions::answer(&session, &user, &settings, now)
+    Ok((user.id, sessions::answer(&session, &user, &settings, now)?))
 }
-sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);

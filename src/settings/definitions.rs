@@ -84,6 +84,14 @@ settings! {
         "A user gets the next code of the same purpose, and an address the next from anybody, this long after the one before";
     handover_code_lifetime: i64 = Interval(SECOND, DAY), "00:05:00",
         "How long a promotion code or a transfer code is good";
+    challenge_lifetime: i64 = Interval(SECOND, 3600 * SECOND), "00:05:00",
+        "How long a challenge that a device key signs or a browser solves is good";
+    device_keys_per_user: i64 = Count(1, 1000), "10",
+        "Device keys that a guest can register";
+    captcha: &'static str = Word(&["off", "altcha"]), "off",
+        "What a new guest has to show for itself: off, nothing; altcha, work that its browser did";
+    altcha_max_number: i64 = Count(1, 100_000_000), "100000",
+        "Work that a browser does for an ALTCHA challenge: half as many hashes on average";
     password_min_length: i64 = Count(1, 1024), "8",
         "Characters that a new password has at the least; it has 1024 bytes at the most";
     password_hash_memory: i64 = Kibibytes(128, anon_auth_core::password::MAX_MEMORY as i64), "19456",
