@@ -107,19 +107,22 @@ docs() {
     count $((code == 0)) $((code != 0)) "$code"
 }
 
-# Installs the OpenID provider that the integration tests sign in at, unless it is there.
-install_openid_provider() {
-    export ANON_AUTH_OPENID=$PWD/target/openid
-    mkdir -p "$ANON_AUTH_OPENID"
-    cp tests/oidc/* "$ANON_AUTH_OPENID"
-    cmp -s tests/oidc/package-lock.json "$ANON_AUTH_OPENID/installed" && return
-    (cd "$ANON_AUTH_OPENID" && npm ci --ignore-scripts --no-audit --no-fund && cp package-lock.json installed)
+# Installs what tests/$1 has for Node into target/$2, unless it is there.
+install_node_program() {
+    local there=$PWD/target/$2
+    mkdir -p "$there"
+    cp tests/"$1"/* "$there"
+    cmp -s tests/"$1"/package-lock.json "$there/installed" && return
+    (cd "$there" && npm ci --ignore-scripts --no-audit --no-fund && cp package-lock.json installed)
 }
 
 integration() {
     local extension
     say "integration tests"
-    install_openid_provider
+    # The OpenID provider that the tests sign in at, and the libraries that guests' devices and browsers use.
+    install_node_program oidc openid
+    install_node_program clients clients
+    export ANON_AUTH_OPENID=$PWD/target/openid ANON_AUTH_CLIENTS=$PWD/target/clients
     ANON_AUTH_PYTHON=$(.ci/python)
     export ANON_AUTH_PYTHON
     start_cluster integration
