@@ -77,8 +77,8 @@ create function auth.sign_in_anonymously(data jsonb default '{}', captcha_token 
     as 'MODULE_PATHNAME', 'anon_auth_sign_in_anonymously';
 comment on function auth.sign_in_anonymously(jsonb, text, text, text) is
 'Signs in without credentials. Creates a guest and returns its session: access_token, token_type, expires_in (seconds), expires_at (Unix time), refresh_token, user.
-Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as.
-Errors: anonymous_provider_disabled (PT422), validation_failed (PT400), and with a refresh_token those of auth.refresh_session().
+Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); captcha_token, where the setting captcha is "altcha", what the ALTCHA widget made of auth.create_challenge(''altcha''); refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as.
+Errors: anonymous_provider_disabled (PT422), validation_failed, captcha_failed (PT400), and with a refresh_token those of auth.refresh_session().
 Example: select auth.sign_in_anonymously(''{"theme": "dark"}'');';
 
 create function auth.refresh_session(refresh_token text) returns jsonb

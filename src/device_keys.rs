@@ -184,7 +184,8 @@ fn remove_device_key(args: &Args) -> Result<i32> {
     })?;
     if let (Some(kid), true) = (kid, removed.is_empty()) {
         let shown: String = kid.chars().take(128).collect();
-        return Err(error(404, "device_key_not_found", format!("the user has no device key \"{shown}\"")));
+        return Err(error(404, "device_key_not_found", format!("the user has no device key \"{shown}\""))
+            .hint("NULL removes all device keys of the user."));
     }
     for kid in &removed {
         audit::record("device_key_removed", Some(user.id), json!({"kid": kid}))?;
@@ -205,5 +206,7 @@ fn not_signed() -> Error {
 }
 
 fn bad_device_request(why: impl AsRef<str>) -> Error {
-    error(400, "bad_device_request", format!("the request of the device key is refused: {}", why.as_ref()))
+    error(400, "bad_device_request", format!("the request of the device key is refused: {}", why.as_ref())).hint(
+        "A request is signed as \\df+ auth.sign_in_with_device_key says; an unknown key is brought along in jwk.",
+    )
 }

@@ -42,11 +42,14 @@ impl DeviceKey {
     pub fn from_jwk(jwk: &Value) -> Result<Self, KeyError> {
         let jwk = without_sign_byte(jwk.clone());
         let verifying = VerifyingKey::from_public_jwk(&jwk)?;
+        let names: &[&str] = match verifying.algorithm() {
+            Algorithm::ES256 => &["kty", "crv", "x", "y"],
+            Algorithm::EdDSA => &["kty", "crv", "x"],
+            _ => &["kty", "n", "e"],
+        };
         let mut members = Map::new();
-        for name in ["kty", "crv", "x", "y", "n", "e"] {
-            if let Some(member) = jwk.get(name) {
-                members.insert(name.into(), member.clone());
-            }
+        for name in names {
+            members.insert((*name).into(), jwk[*name].clone());
         }
         members.insert("alg".into(), verifying.algorithm().name().into());
         Ok(Self { verifying, jwk: members.into() })

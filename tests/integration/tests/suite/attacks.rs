@@ -144,7 +144,7 @@ fn N10_no_table_is_within_reach() {
             "create function auth.uid(int) returns uuid language sql as 'select null::uuid'",
             "create or replace function auth.uid() returns uuid language sql as 'select null::uuid'",
             "alter function auth.uid() owner to current_user",
-            "alter function auth.sign_in_anonymously(jsonb, text) set search_path = public",
+            "alter function auth.sign_in_anonymously(jsonb, text, text, text) set search_path = public",
             "alter schema auth rename to taken",
             "drop schema auth cascade",
             "drop extension anon_auth cascade",
