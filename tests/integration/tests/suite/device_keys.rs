@@ -164,6 +164,8 @@ fn N9_N8_forged_swapped_and_replayed_requests_are_refused() {
         thief.request(&challenge(&mut app), json!({}), json!({})),
         other.request(&challenge(&mut app), json!({"jwk": null}), json!({})),
         thief.request(&challenge(&mut app), json!({"jwk": device.jwk()}), json!({})),
+        // Signed by the right key, which brings another along.
+        device.request(&challenge(&mut app), json!({"jwk": thief.jwk()}), json!({})),
     ];
     let answers = attempts
         .map(|request| expect_error(sign_in_with_device_key(&mut app, &request), "PT400", "bad_device_request"));
