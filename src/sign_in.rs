@@ -63,7 +63,7 @@ pub fn check_enabled(disabled: bool) -> Result<()> {
     Ok(())
 }
 
-/// Refuses whoever may not become a new guest. Before anything is locked or written.
+/// Refuses whoever may not become a new guest. Before anything else is locked or written.
 ///
 /// # Errors
 /// `anonymous_provider_disabled`, `captcha_failed`.
