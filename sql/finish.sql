@@ -78,6 +78,9 @@ grant execute on function auth.create_promotion_code() to public;
 grant execute on function auth.redeem_promotion_code(text) to public;
 grant execute on function auth.create_transfer_code() to public;
 grant execute on function auth.redeem_transfer_code(text) to public;
+grant execute on function auth.create_challenge(text) to public;
+grant execute on function auth.sign_in_with_device_key(text, jsonb, text) to public;
+grant execute on function auth.remove_device_key(text) to public;
 grant execute on function auth.link_identity(text, text, text) to public;
 grant execute on function auth.sign_in_with_id_token(text, text, text) to public;
 
@@ -101,7 +104,7 @@ select pg_catalog.pg_extension_config_dump('auth.merge_rules', '');
 select pg_catalog.pg_extension_config_dump('auth.guesses', '');
 select pg_catalog.pg_extension_config_dump('auth.daily_stats', '');
 select pg_catalog.pg_extension_config_dump('auth.stat_changes', '');
--- Not auth.workers: its rows are about running processes.
+-- Not auth.workers: its rows are about running processes. Nor auth.used_challenges: see there.
 select pg_catalog.pg_extension_config_dump('auth.hooks', '');
 
 -- As the last thing: it holds what the extension itself made.

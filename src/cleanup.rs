@@ -1,6 +1,7 @@
-//! Clean-up: expired guests, sessions, one-time tokens and messages go, one batch at a time.
+//! Clean-up: expired guests, sessions, one-time tokens, messages and challenges go, one batch at a time.
 
 use crate::as_owner;
+use crate::challenges;
 use crate::clock;
 use crate::delivery;
 use crate::error::{Error, Result, error, invalid};
@@ -28,6 +29,7 @@ pub struct Outcome {
     one_time_tokens: u64,
     audit_log_entries: u64,
     messages: u64,
+    challenges: u64,
     /// Guests that it had to leave for the first time.
     pub newly_left: u64,
     /// Where to go on with the guests that had to be left before.
@@ -66,6 +68,7 @@ impl Outcome {
             "one_time_tokens": self.one_time_tokens,
             "audit_log_entries": self.audit_log_entries,
             "messages": self.messages,
+            "challenges": self.challenges,
             "recheck_after": self.recheck_after.map(|id| id.to_string()),
             "more": self.more,
         })
@@ -221,8 +224,10 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;
     outcome.messages = delivery::clean_up(limits.now, limits.now - settings.message_retention, batch)?;
-    outcome.more |= [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages]
-        .contains(&(batch as u64));
+    outcome.challenges = challenges::clean_up(limits.now, batch)?;
+    let parts =
+        [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages, outcome.challenges];
+    outcome.more |= parts.contains(&(batch as u64));
     Ok(outcome)
 }
 

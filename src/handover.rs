@@ -7,7 +7,7 @@ use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
 use crate::limits::{self, Call};
 use crate::one_time_tokens::{self, Purpose, otp_expired};
-use crate::{client_address, clock, linking, postgrest, sessions, settings, sql_function};
+use crate::{client_address, clock, device_keys, linking, postgrest, sessions, settings, sql_function};
 use anon_auth_core::code;
 use serde_json::json;
 
@@ -49,7 +49,9 @@ fn redeem_promotion_code(args: &Args) -> Result<Jsonb> {
     writes(c"auth.redeem_promotion_code()");
     limits::take(Call::Verify)?;
     linking::check_enabled()?;
-    redeem(Purpose::Promotion, &args.text(0)?.unwrap_or_default())
+    let code = args.text(0)?.unwrap_or_default();
+    // What a device key signs has dots, a code has none.
+    if code.contains('.') { device_keys::sign_in_to_promote(&code) } else { redeem(Purpose::Promotion, &code) }
 }
 sql_function!(anon_auth_redeem_promotion_code, redeem_promotion_code);
 

@@ -5,6 +5,7 @@
 
 use pgrx::pg_sys;
 
+mod altcha;
 mod application_table;
 mod as_owner;
 mod audit;
@@ -12,6 +13,7 @@ mod authenticate;
 mod cache;
 mod captcha;
 mod catalog;
+mod challenges;
 mod claims;
 mod cleanup;
 mod client_address;
@@ -19,6 +21,7 @@ mod clock;
 mod compat;
 mod deletion;
 mod delivery;
+mod device_keys;
 mod error;
 mod evaluate_once;
 mod executor;
@@ -82,7 +85,8 @@ pgrx::extension_sql_file!("../sql/passwords.sql", name = "passwords", requires =
 pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = ["passwords"]);
 pgrx::extension_sql_file!("../sql/stats.sql", name = "stats", requires = ["handover"]);
 pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["stats"]);
-pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/device_keys.sql", name = "device_keys", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["device_keys"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/import.sql", name = "import", requires = ["merge"]);
 pgrx::extension_sql_file!("../sql/guest_providers.sql", name = "guest_providers", requires = ["import"]);

@@ -97,8 +97,8 @@ docs() {
     local code=0 files=(docs/merge.md) shown='/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown'
     say "the documentation's SQL"
     start_cluster docs
-    files+=(docs/{addresses,passwords,moving-a-guest,openid-connect,delivery,hooks,importing-users}.md)
-    files+=(docs/{guest-providers,abuse-protection,captcha,clients,postgrest}.md)
+    files+=(docs/{addresses,passwords,moving-a-guest,device-keys,proof-of-work,openid-connect,delivery,hooks}.md)
+    files+=(docs/{importing-users,guest-providers,abuse-protection,captcha,clients,postgrest}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
     files+=(docs/{policies,monitoring}.md)
@@ -124,10 +124,12 @@ install_npm() {
 integration() {
     local extension
     say "integration tests"
-    # The OpenID provider that tests sign in at, the software whose users they import, the drivers of docs/clients.md.
-    export ANON_AUTH_OPENID=$PWD/target/openid ANON_AUTH_BETTER_AUTH=$PWD/target/better-auth
-    export ANON_AUTH_CLIENTS=$PWD/target/clients
+    # The OpenID provider that tests sign in at, what guests' devices and browsers use, the software whose users are
+    # imported, the drivers of docs/clients.md.
+    export ANON_AUTH_OPENID=$PWD/target/openid ANON_AUTH_DEVICES=$PWD/target/devices
+    export ANON_AUTH_BETTER_AUTH=$PWD/target/better-auth ANON_AUTH_CLIENTS=$PWD/target/clients
     install_npm tests/oidc "$ANON_AUTH_OPENID"
+    install_npm tests/devices "$ANON_AUTH_DEVICES"
     install_npm tests/better-auth "$ANON_AUTH_BETTER_AUTH"
     install_npm tests/clients/node "$ANON_AUTH_CLIENTS/node"
     ANON_AUTH_PYTHON=$(.ci/python)

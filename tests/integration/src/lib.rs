@@ -4,6 +4,7 @@
 //! configure a server start another with `tests/cluster.sh`.
 
 mod database;
+mod device;
 mod openid;
 mod pooler;
 mod postgrest;
@@ -13,6 +14,7 @@ mod siteverify;
 mod tls;
 
 pub use database::*;
+pub use device::*;
 pub use openid::*;
 pub use pooler::*;
 pub use postgrest::*;
@@ -22,8 +24,9 @@ pub use siteverify::*;
 pub use tls::*;
 
 use postgres::{Error, GenericClient};
+use serde_json::Value;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How much larger than by default the large tests are, from the variable `ANON_AUTH_TEST_SCALE`.
 pub fn scale() -> usize {
@@ -103,6 +106,22 @@ pub fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) 
     while !is_so() {
         assert!(start.elapsed() < limit, "waited {limit:?} for: {what}");
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The time in seconds since 1970-01-01 UTC.
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs()
+}
+
+/// Puts members into a JSON object; null removes one.
+pub fn change(object: &mut Value, changes: &Value) {
+    let object = object.as_object_mut().expect("an object");
+    for (name, value) in changes.as_object().expect("an object") {
+        match value {
+            Value::Null => object.remove(name),
+            value => object.insert(name.clone(), value.clone()),
+        };
     }
 }
 
