@@ -77,6 +77,14 @@ begin
         raise exception 'validation_failed: % is not a function that takes the ids of the guest and of the account', function
             using errcode = 'PT400', hint = 'Its arguments are to be (guest uuid, account uuid).';
     end if;
+    -- It runs with its owner's rights, which are not everybody's to give who administers the extension.
+    if function is not null
+       and not exists (select from pg_proc p join pg_class t on t.oid = relation
+                        where p.oid = function and (p.proowner = t.relowner or pg_has_role(session_user, p.proowner, 'usage'))) then
+        raise exception 'not_function_owner: function % belongs to role "%"', function,
+                        (select p.proowner::regrole::text from pg_proc p where p.oid = function)
+            using errcode = 'PT403', hint = 'It runs with its owner''s rights: let it have the owner of the table, or log in as its owner, a member of that role or a superuser.';
+    end if;
 
     insert into auth.merge_rules as r (relation, rule, sum_columns, function, user_columns)
     values (relation, rule, sum_columns, function::text, user_columns)
@@ -87,8 +95,8 @@ end
 $$;
 comment on function auth.set_merge_rule(regclass, text, name[], regprocedure, name[]) is
 'Says what auth.merge_anonymous_user() does with a table; replaces what was said before.
-Arguments: relation, a table of the application; rule, one of merge (the guest''s rows move; where a unique key collides one row stays), sum (the same, and the row that stays gets the sums of sum_columns), keep_account (the guest''s rows are dropped), keep_guest (the guest''s rows, where it has any, replace the account''s), ignore (the table is not followed), function (a function of the application does it, called as its owner with the ids of guest and account), or NULL for no rule; user_columns, columns that hold the id of a user without a foreign key.
-Errors: validation_failed (PT400).
+Arguments: relation, a table of the application; rule, one of merge (the guest''s rows move; where a unique key collides one row stays), sum (the same, and the row that stays gets the sums of sum_columns), keep_account (the guest''s rows are dropped), keep_guest (the guest''s rows, where it has any, replace the account''s), ignore (the table is not followed), function (a function of the application does it, called as its owner with the ids of guest and account; that is the owner of the table, or the login role has the owner''s rights), or NULL for no rule; user_columns, columns that hold the id of a user without a foreign key.
+Errors: validation_failed (PT400), not_function_owner (PT403).
 Example: select auth.set_merge_rule(''cart_items'', ''sum'', array[''quantity'']);';
 
 create view auth.owned_tables as

@@ -204,6 +204,15 @@ end
 $$;
 create function shop.half_done(guest uuid, account uuid) returns int language sql as 'select 1';
 reset session authorization;
+-- N22: who may set rules, but has no rights of a superuser, gives none of a superuser's functions.
+create function public.of_a_superuser(guest uuid, account uuid) returns void language sql as '';
+create role rule_setter login in role service_role;
+grant usage on schema shop to service_role;
+set local session authorization rule_setter;
+set local role service_role;
+select raised('select auth.set_merge_rule(''shop.balance'', ''function'', function => ''public.of_a_superuser(uuid, uuid)'')');
+select auth.set_merge_rule('shop.balance', 'function', function => 'shop.merge_balance(uuid, uuid)');
+reset session authorization;
 select * from session(auth.sign_in_anonymously()) \gset ada_
 select * from session(auth.sign_in_anonymously()) \gset bob_
 insert into shop.balance values (:'ada_id', 10), (:'bob_id', 200);
