@@ -129,9 +129,8 @@ impl Table {
                         and case when r.is_delete then f.confdeltype else f.confupdtype end in ('c', 'n', 'd')
                         and f.oid <> all ($4)
                         and (r.is_delete or r.relation <> $1
-                             or exists (select from pg_catalog.pg_attribute a
-                                        where a.attrelid = f.confrelid and a.attnum = any (f.confkey)
-                                          and pg_catalog.quote_ident(a.attname) = any ($5)))
+                             or f.confkey && array(select a.attnum from pg_catalog.pg_attribute a
+                                                   where a.attrelid = $1 and pg_catalog.quote_ident(a.attname) = any ($5)))
                         and pg_catalog.current_setting('server_version_num')::integer < 180000) next)
               select distinct c.oid, c.oid::pg_catalog.regclass::text, c.relowner <> $3,
                      exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal)

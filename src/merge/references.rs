@@ -8,17 +8,20 @@ use crate::foreign_keys::OnDelete;
 use crate::spi::{self, Row, Statement, Value};
 use crate::table_columns;
 use pgrx::pg_sys;
+use std::rc::Rc;
 
-/// A foreign key, or a registered column.
+/// A foreign key, a registered column, or all of them that a table has to one other.
 pub struct Reference {
-    /// `None` for a registered column.
-    pub constraint: Option<pg_sys::Oid>,
+    /// The foreign keys; none for a registered column.
+    pub constraints: Vec<pg_sys::Oid>,
     /// The constraint and those derived from it for partitions: what its triggers are known by.
     pub family: Vec<pg_sys::Oid>,
     /// Of the constraint or the column.
     pub name: String,
     pub table: Table,
     columns: Vec<Column>,
+    /// Whether each column is a key by itself, of which a row has one or several.
+    is_any_of: bool,
     pub on_delete: OnDelete,
     pub on_update: OnUpdate,
     /// What SET NULL and SET DEFAULT apply to on deletion, quoted.
@@ -35,6 +38,7 @@ pub enum OnUpdate {
 }
 
 /// A column of a reference and the column it references.
+#[derive(Clone)]
 struct Column {
     /// Quoted.
     name: String,
@@ -77,23 +81,16 @@ impl Keys {
         Self { old: self.new.clone(), new: self.old.clone() }
     }
 
-    /// Those whose old key `is_wanted`.
-    pub fn filtered(&self, mut is_wanted: impl FnMut(&[String]) -> bool) -> Self {
-        let key =
-            |columns: &[Vec<String>], i: usize| columns.iter().map(|column| column[i].clone()).collect::<Vec<_>>();
-        let mut filtered = Self::default();
-        for i in 0..self.len() {
-            let old = key(&self.old, i);
-            if is_wanted(&old) {
-                let new = key(&self.new, i);
-                filtered.push(old.into_iter().map(Some).collect(), new.into_iter().map(Some).collect());
-            }
+    /// Adds others.
+    pub fn extend(&mut self, other: &Self) {
+        for (own, other) in [(&mut self.old, &other.old), (&mut self.new, &other.new)] {
+            own.resize(other.len(), Vec::new());
+            own.iter_mut().zip(other).for_each(|(own, other)| own.extend_from_slice(other));
         }
-        filtered
     }
 
     /// Whether several keys become the same.
-    pub fn converge(&self) -> bool {
+    fn converge(&self) -> bool {
         let mut seen = std::collections::HashSet::new();
         (0..self.len()).any(|i| !seen.insert(self.new.iter().map(|column| &column[i]).collect::<Vec<_>>()))
     }
@@ -108,6 +105,7 @@ fn all(values: Vec<Option<String>>) -> Option<Vec<String>> {
 }
 
 /// A part of a statement: rows of a table called `t`, and the parameters by which they are found.
+#[derive(Default)]
 pub struct Selection {
     /// Further items of FROM or USING, with a comma in front; may be empty.
     pub from: String,
@@ -164,11 +162,12 @@ impl Reference {
         let mut references = Vec::new();
         SELECT.each(&[spi::value(table)], |row| {
             references.push(Self {
-                constraint: row.get(7),
+                constraints: row.get(7).into_iter().collect(),
                 family: row.get(12).unwrap_or_default(),
                 name: row.get(8).unwrap_or_default(),
                 table: Table::read(row, 1),
                 columns: Column::read(row, 13),
+                is_any_of: false,
                 on_delete: OnDelete::from_catalog(&row.get::<String>(9).unwrap_or_default()),
                 on_update: match row.get::<String>(10).as_deref() {
                     Some("a" | "c") => OnUpdate::Follow,
@@ -206,11 +205,12 @@ impl Reference {
         let mut references = Vec::new();
         SELECT.each(&[spi::value(users)], |row| {
             references.push(Self {
-                constraint: None,
+                constraints: Vec::new(),
                 family: Vec::new(),
                 name: row.get(7).unwrap_or_default(),
                 table: Table::read(row, 1),
                 columns: Column::read(row, 8),
+                is_any_of: false,
                 on_delete: OnDelete::Forbid,
                 on_update: OnUpdate::Native,
                 set_columns: Vec::new(),
@@ -220,10 +220,35 @@ impl Reference {
         Ok(references)
     }
 
+    /// References of one table to one column, as one: a row that has the key in several columns changes once, from
+    /// one state that its constraints allow to another.
+    pub fn any_of(references: &[Rc<Self>]) -> Rc<Self> {
+        if let [only] = references {
+            return only.clone();
+        }
+        let names: Vec<_> = references.iter().map(|reference| reference.name.as_str()).collect();
+        Rc::new(Self {
+            constraints: references.iter().flat_map(|reference| reference.constraints.clone()).collect(),
+            family: Vec::new(),
+            name: names.join("\", \""),
+            table: references[0].table.clone(),
+            columns: references.iter().flat_map(|reference| reference.columns.clone()).collect(),
+            is_any_of: true,
+            on_delete: OnDelete::Forbid,
+            on_update: OnUpdate::Native,
+            set_columns: Vec::new(),
+        })
+    }
+
     /// Runs a statement on the referencing table as its owner.
     pub fn run(&self, sql: &str, selection: &Selection, read: impl FnMut(&Row) -> Result<()>) -> Result<u64> {
-        let still_holds = || self.constraint.is_none_or(catalog::constraint_exists);
+        let still_holds = || self.constraints.iter().all(|constraint| catalog::constraint_exists(*constraint));
         self.table.run(sql, &selection.types, &selection.values, &self.name, still_holds, read)
+    }
+
+    /// Whether it is a registered column rather than a foreign key.
+    pub fn is_registered(&self) -> bool {
+        self.constraints.is_empty()
     }
 
     /// The numbers of its columns.
@@ -246,9 +271,14 @@ impl Reference {
         self.columns.iter().any(|column| numbers.contains(&column.referenced))
     }
 
+    /// The number of values that make a key.
+    fn width(&self) -> usize {
+        if self.is_any_of { 1 } else { self.columns.len() }
+    }
+
     /// The rows that have one of the old keys; the new key is in reach of [`Self::new_value`].
     pub fn rows(&self, keys: &Keys) -> Selection {
-        let n = self.columns.len();
+        let n = self.width();
         let parameters: Vec<_> = (1..=2 * n).map(|i| format!("pg_catalog.unnest(${i})")).collect();
         let names: Vec<_> = (1..=n).map(|i| format!("o{i}")).chain((1..=n).map(|i| format!("n{i}"))).collect();
         Selection {
@@ -259,17 +289,54 @@ impl Reference {
         }
     }
 
+    /// Adds to a selection that its rows have one of the old keys, or have none.
+    pub fn restrict(&self, selection: &mut Selection, keys: &Keys, has_one: bool) {
+        let n = self.width();
+        let first = selection.types.len() + 1;
+        let parameters: Vec<_> = (first..first + n).map(|i| format!("pg_catalog.unnest(${i})")).collect();
+        let names: Vec<_> = (1..=n).map(|i| format!("o{i}")).collect();
+        selection.condition += &format!(
+            "{}{} (select from rows from ({}) as k({}) where {})",
+            if selection.condition.is_empty() { "" } else { " and " },
+            if has_one { "exists" } else { "not exists" },
+            parameters.join(", "),
+            names.join(", "),
+            self.condition(|i| format!("k.o{i}"))
+        );
+        selection.types.extend(vec![pg_sys::TEXTARRAYOID; n]);
+        selection.values.extend(keys.old.iter().map(|column| spi::value(column.clone())));
+    }
+
     /// Whether the row `t` has the key whose columns `value` names, counted from 1; its types are text.
     pub fn condition(&self, value: impl Fn(usize) -> String) -> String {
-        let equal = self.columns.iter().enumerate();
-        let equal =
-            equal.map(|(i, column)| format!("({})::{} {}", value(i + 1), column.type_name, column.comparison));
-        equal.collect::<Vec<_>>().join(" and ")
+        let equal: Vec<_> = (0..self.columns.len()).map(|i| self.has_value(i, &value)).collect();
+        match self.is_any_of {
+            true => format!("({})", equal.join(" or ")),
+            false => equal.join(" and "),
+        }
+    }
+
+    /// The part of [`Self::condition`] about column `i`, counted from 0.
+    fn has_value(&self, i: usize, value: impl Fn(usize) -> String) -> String {
+        let Column { type_name, comparison, .. } = &self.columns[i];
+        format!("({})::{type_name} {comparison}", value(if self.is_any_of { 1 } else { i + 1 }))
     }
 
     /// Column `i`, counted from 0, of the new key of a row of [`Self::rows`].
     fn new_value(&self, i: usize) -> String {
-        format!("(m.n{})::{}", i + 1, self.columns[i].type_name)
+        let Column { name, type_name, .. } = &self.columns[i];
+        match self.is_any_of {
+            true => {
+                let is_old = self.has_value(i, |_| "m.o1".into());
+                format!("(case when {is_old} then (m.n1)::{type_name} else t.{name} end)")
+            }
+            false => format!("(m.n{})::{type_name}", i + 1),
+        }
+    }
+
+    /// Whether rows that differ in their old keys may get the same new one.
+    pub fn may_converge(&self, keys: &Keys) -> bool {
+        self.is_any_of || keys.converge()
     }
 
     /// The new value of the column of that number, if it is one of the reference.
