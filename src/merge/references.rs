@@ -95,8 +95,9 @@ impl Keys {
         (0..self.len()).any(|i| !seen.insert(self.new.iter().map(|column| &column[i]).collect::<Vec<_>>()))
     }
 
-    fn values(&self) -> Vec<Value> {
-        self.old.iter().chain(&self.new).map(|column| spi::value(column.clone())).collect()
+    /// A list for each of `width` columns, also where there is no key.
+    fn values(keys: &[Vec<String>], width: usize) -> impl Iterator<Item = Value> {
+        (0..width).map(|i| spi::value(keys.get(i).cloned().unwrap_or_default()))
     }
 }
 
@@ -285,7 +286,7 @@ impl Reference {
             from: format!(", rows from ({}) as m({})", parameters.join(", "), names.join(", ")),
             condition: self.condition(|i| format!("m.o{i}")),
             types: vec![pg_sys::TEXTARRAYOID; 2 * n],
-            values: keys.values(),
+            values: Keys::values(&keys.old, n).chain(Keys::values(&keys.new, n)).collect(),
         }
     }
 
@@ -304,7 +305,7 @@ impl Reference {
             self.condition(|i| format!("k.o{i}"))
         );
         selection.types.extend(vec![pg_sys::TEXTARRAYOID; n]);
-        selection.values.extend(keys.old.iter().map(|column| spi::value(column.clone())));
+        selection.values.extend(Keys::values(&keys.old, n));
     }
 
     /// Whether the row `t` has the key whose columns `value` names, counted from 1; its types are text.

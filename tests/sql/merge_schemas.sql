@@ -461,6 +461,20 @@ select * from merge();
 rollback;
 drop schema pairs cascade;
 
+-- A key with a NULL in it is referenced by nothing.
+create schema nothing;
+set search_path = nothing, public;
+create table codes (user_id uuid references auth.users (id), code text, unique (user_id, code));
+create table uses (user_id uuid, code text, foreign key (user_id, code) references codes (user_id, code));
+begin;
+insert into codes values (ada(), null), (bob(), 'x');
+insert into uses values (ada(), null), (bob(), 'x'), (null, 'x');
+select * from merge();
+select who(user_id), code from codes order by 2;
+select count(*) as of_ada from uses where user_id = ada();
+rollback;
+drop schema nothing cascade;
+
 -- A row that hangs on two rows that move or go is counted once.
 create schema twice;
 set search_path = twice, public;
