@@ -25,7 +25,7 @@ use pair::Pair;
 use pgrx::JsonB;
 use references::Keys;
 use report::Side;
-use rules::{Rule, Rules, function_missing};
+use rules::{Rule, Rules, invalid_rule};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -169,7 +169,9 @@ fn move_rows(pair: &Pair, followed: &[Followed], mover: &mut Mover) -> Result<()
         };
         match mover.rule(table.table.relation) {
             Rule::Function(function) => function.call(pair, &table.table)?,
-            Rule::FunctionMissing(name) if guest > 0 => return Err(function_missing(name, &table.table)),
+            Rule::FunctionMissing(name) if guest > 0 => {
+                return Err(invalid_rule(&table.table.name, &format!("a function {name}")));
+            }
             _ => {}
         }
         let (_, after) = table.count(pair)?;

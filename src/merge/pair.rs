@@ -19,10 +19,7 @@ pub struct Pair {
 impl Pair {
     /// Locks both users, and asks again who they are, now that nobody can change it.
     pub fn lock(&self, token: &str) -> Result<()> {
-        // Everybody who locks two users locks them in this order.
-        let (first, second) = (self.guest.min(self.account), self.guest.max(self.account));
-        users::lock_for_deletion(first)?;
-        users::lock_for_deletion(second)?;
+        users::lock_both(self.guest, self.account, users::lock_for_deletion)?;
         sessions::lock_all(self.guest)?;
         let (account, _) = claims::require()?;
         let guest = sessions::bearer(token)?;

@@ -75,10 +75,9 @@ impl Function {
     }
 }
 
-/// The error about a rule whose function is gone.
-pub fn function_missing(name: &str, table: &Table) -> Error {
-    let table = &table.name;
-    let message = format!("the merge rule of table {table} names a function {name} that does not exist");
+/// The error about a rule of `table` that names what does not exist.
+pub fn invalid_rule(table: &str, what: &str) -> Error {
+    let message = format!("the merge rule of table {table} names {what} that does not exist");
     error(409, "merge_rule_invalid", message).about(table, "").hint("See auth.set_merge_rule().")
 }
 
@@ -101,14 +100,24 @@ pub struct Rules(HashMap<pg_sys::Oid, Rule>);
 
 impl Rules {
     /// The rules in force.
+    ///
+    /// # Errors
+    /// `merge_rule_invalid` where one names a column that does not exist.
     pub fn load() -> Result<Self> {
         // Not to_regprocedure(), which would ask for a right to use the function's schema.
         static SELECT: Statement = Statement::latest(
             c"select r.relation::oid, r.rule,
                      array(select pg_catalog.quote_ident(c) from pg_catalog.unnest(r.sum_columns) c),
                      r.function, p.oid, p.proowner,
-                     case when p.oid is not null then pg_catalog.format('%I.%I', n.nspname, p.proname) end
+                     case when p.oid is not null then pg_catalog.format('%I.%I', n.nspname, p.proname) end,
+                     pg_catalog.format('%I.%I', tn.nspname, t.relname),
+                     (select c from pg_catalog.unnest(r.sum_columns || r.user_columns) c
+                      where not exists (select from pg_catalog.pg_attribute a
+                                        where a.attrelid = r.relation and a.attname = c and a.attnum > 0)
+                      limit 1)::text
               from auth.merge_rules r
+              join pg_catalog.pg_class t on t.oid = r.relation
+              join pg_catalog.pg_namespace tn on tn.oid = t.relnamespace
               left join (pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace)
                 on r.function is not null and p.pronargs = 2
                and p.proargtypes[0] = 'pg_catalog.uuid'::pg_catalog.regtype
@@ -119,6 +128,9 @@ impl Rules {
         let mut rules = HashMap::new();
         SELECT.each(&[], |row| {
             let text = |n| row.get::<String>(n).unwrap_or_default();
+            if let Some(column) = row.get::<String>(9) {
+                return Err(invalid_rule(&text(8), &format!("a column \"{column}\"")));
+            }
             let rule = match text(2).as_str() {
                 "sum" => Rule::Sum(row.get(3).unwrap_or_default()),
                 "keep_account" => Rule::KeepAccount,

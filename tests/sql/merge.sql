@@ -259,6 +259,25 @@ select raised('select auth.merge_anonymous_user($1)', :'ada_token');
 select (select user_id = :'ada_id' from notes) as of_ada, (select count(*) from auth.users) as users;
 rollback;
 
+-- R5: an administrator's trigger of auth.users that adds a row as the guest goes: no row is left without its user, by
+-- whichever way the guest is deleted.
+begin;
+create table farewells (user_id uuid references auth.users (id) on delete cascade, who text);
+create function say_farewell() returns trigger language plpgsql as $$ begin insert into public.farewells values (old.id, current_user); return old; end $$;
+grant insert on farewells to public;
+create trigger say_farewell before delete on auth.users for each row execute function say_farewell();
+select * from session(auth.sign_in_anonymously()) \gset ada_
+select * from session(auth.sign_in_anonymously()) \gset bob_
+select set_config('anon_auth.access_token', :'bob_token', true) is not null as signed_in;
+select raised('select auth.merge_anonymous_user($1)', :'ada_token') as merged;
+select auth.set_merge_rule('farewells', 'ignore');
+select raised('select auth.merge_anonymous_user($1)', :'ada_token') as merged;
+select raised('select auth.delete_user()') as deleted;
+select auth.set_setting('cleanup_age', '0'), auth.set_setting('cleanup_inactivity', '0'), auth.set_setting('cleanup_unreachable_only', 'false');
+select auth.cleanup_expired_users()->>'deleted' as cleaned_up;
+select (select count(*) from auth.users) as users, (select count(*) from farewells) as farewells;
+rollback;
+
 -- Rules: what is refused, and that the last one counts.
 begin;
 create table items (user_id uuid references auth.users (id), name text, quantity int, twice int generated always as (quantity * 2) stored, since date,
@@ -284,6 +303,21 @@ select auth.set_merge_rule('items', 'keep_account'), auth.set_merge_rule('items'
 select relation, rule, sum_columns, function, user_columns from auth.merge_rules;
 select auth.set_merge_rule('items', null);
 select count(*) from auth.merge_rules;
+-- The rule of a table that was dropped goes with the next that is set; a merge minds neither it nor a table of another.
+create table short_lived (user_id uuid);
+select auth.set_merge_rule('short_lived', 'ignore', user_columns => '{user_id}');
+drop table short_lived;
+select count(*) from auth.owned_tables where table_name = 'short_lived';
+select auth.set_merge_rule('items', 'sum', array['quantity']);
+select relation, rule from auth.merge_rules;
+-- A column that is gone, or has another name, is missed.
+alter table items rename quantity to amount;
+select * from session(auth.sign_in_anonymously()) \gset ada_
+select * from session(auth.sign_in_anonymously()) \gset bob_
+select set_config('anon_auth.access_token', :'bob_token', true) is not null as signed_in;
+select raised('select auth.merge_anonymous_user($1)', :'ada_token');
+alter table items rename amount to quantity;
+select auth.set_merge_rule('items', null);
 -- N10: administrators only.
 set local role authenticated;
 select raised('select auth.set_merge_rule(''items'', ''keep_guest'')');

@@ -38,6 +38,8 @@ insert into wishlist values (ada(), 'fig'), (ada(), 'kiwi'), (bob(), 'fig');
 insert into coupons values ('WELCOME', ada()), ('spring', ada()), ('welcome', bob());
 insert into orders values (1, ada(), null), (2, bob(), ada()), (3, ada(), bob()), (4, bob(), null);
 savepoint before;
+-- W1: what would be followed, and through what.
+select table_name, column_name, foreign_key, through, on_delete, rule, has_index, create_index from auth.owned_tables;
 -- What is in a cart that goes is not lost: it moves to the one that stays.
 select * from merge(dry_run => true);
 select count(*) as of_ada from carts where user_id = ada();
@@ -105,6 +107,7 @@ insert into members values (1, ada(), 'guest'), (2, ada(), 'guest'), (1, bob(), 
 insert into reads values (1, ada(), 5), (1, bob(), 3), (2, ada(), 9);
 insert into visits values (1, ada()), (1, ada()), (2, ada()), (1, bob());
 savepoint before;
+select table_name, column_name, foreign_key, through, has_index, create_index from auth.owned_tables;
 select * from merge();
 select room, who(reader), up_to from reads order by 1;
 rollback to before;
@@ -335,7 +338,7 @@ begin;
 insert into notes values (ada(), 'x'), (bob(), 'x'), (ada(), 'y');
 insert into old_log values (ada()::text, 'login');
 select auth.set_merge_rule('notes', user_columns => '{owner}'), auth.set_merge_rule('old_log', user_columns => '{user_name}');
-select table_schema, table_name, column_name, foreign_key, on_delete, rule, has_index, create_index from auth.owned_tables;
+select table_schema, table_name, column_name, foreign_key, through, on_delete, rule, has_index, create_index from auth.owned_tables;
 select * from merge();
 select who(owner), body from notes order by 2, 1;
 select user_name = bob()::text as of_bob from old_log;

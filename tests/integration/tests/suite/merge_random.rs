@@ -179,8 +179,14 @@ fn fill(random: &mut Random, table: &Table, users: &[Uuid; 3]) -> String {
         };
         let (p, r) = (key(random, table.parent), key(random, table.second_parent));
         let c = random.one_of(&["null", "'x'", "'X'", "'y'"]);
-        write!(sql, ", ({id}, {u}, {v}, {p}, {r}, {}, {}, {c}, {})", random.below(3), random.below(3), random.below(5))
-            .unwrap();
+        write!(
+            sql,
+            ", ({id}, {u}, {v}, {p}, {r}, {}, {}, {c}, {})",
+            random.below(3),
+            random.below(3),
+            random.below(5)
+        )
+        .unwrap();
     }
     write!(
         sql,
