@@ -99,7 +99,7 @@ fn search(
         .collect();
     let originals = |alias: &str| (1..=columns.len()).map(|i| format!(", {alias}.k{i}")).collect::<String>();
     let sql = format!(
-        "select m.o, m.c::text, e.o, e.c::text{}{}
+        "select m.o, m.c, e.o, e.c{}{}
          from ({movers}) as m({names}) join ({existing}) as e({names}) on {}
          where (m.o, m.c) {order} (e.o, e.c)
          order by m.o, m.c, e.o, e.c {}",

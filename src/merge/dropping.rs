@@ -30,7 +30,7 @@ impl Mover {
 
     /// The same for single rows, which are locked.
     pub fn delete_rows(&mut self, table: &Table, rows: &[RowId], side: Side) -> Result<u64> {
-        let rows: Vec<&RowId> = rows.iter().filter(|row| self.dropping.insert(row.id())).collect();
+        let rows: Vec<&RowId> = rows.iter().filter(|row| self.dropping.insert(row.place())).collect();
         if rows.is_empty() {
             return Ok(0);
         }
@@ -152,7 +152,7 @@ impl Mover {
     fn rows_that_stay(&mut self, child: &Reference, keys: &Keys) -> Result<Vec<RowId>> {
         let columns = self.referenced_columns(child.table.relation)?;
         let found = rows::fetch(child, &child.rows(keys), &columns)?;
-        Ok(found.into_iter().filter(|row| !self.dropping.contains(&row.id())).collect())
+        Ok(found.into_iter().filter(|row| !self.dropping.contains(&row.place())).collect())
     }
 }
 

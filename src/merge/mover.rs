@@ -7,7 +7,7 @@
 use super::collisions::{self, Collision};
 use super::references::{Keys, OnUpdate, Reference, Selection};
 use super::report::{Report, Side};
-use super::rows::{self, RowId};
+use super::rows::{self, Place, RowId};
 use super::rules::{Rule, Rules};
 use crate::application_table::Table;
 use crate::error::{Error, Result, error};
@@ -38,7 +38,7 @@ pub struct Mover {
     /// By table: keys whose rows are in the report. Rows that come to have one of them had another.
     counted: HashMap<pg_sys::Oid, Vec<(Rc<Reference>, Keys)>>,
     /// Rows about to go.
-    pub dropping: HashSet<(pg_sys::Oid, String)>,
+    pub dropping: HashSet<Place>,
     depth: u32,
 }
 
@@ -245,11 +245,11 @@ fn pairs(collisions: Vec<Collision>, mover_loses: bool) -> Vec<(RowId, RowId)> {
     let mut pairs = Vec::new();
     for Collision { mover, existing } in collisions {
         let (loser, winner) = if mover_loses { (mover, existing) } else { (existing, mover) };
-        if lost.insert(loser.id()) {
+        if lost.insert(loser.place()) {
             pairs.push((loser, winner));
         }
     }
     // Among rows that collide with each other.
-    pairs.retain(|(_, winner)| !lost.contains(&winner.id()));
+    pairs.retain(|(_, winner)| !lost.contains(&winner.place()));
     pairs
 }

@@ -4,61 +4,63 @@ use super::references::{Keys, Reference, Selection};
 use crate::application_table::Table;
 use crate::error::{Error, Result, error};
 use crate::executor;
-use crate::spi::{self, Row};
+use crate::spi::{self, Row, Value};
+use pgrx::itemptr::{item_pointer_to_u64, u64_to_item_pointer};
 use pgrx::pg_sys;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::ffi::CString;
+
+/// Where a row is: `tableoid` and `ctid`.
+pub type Place = (pg_sys::Oid, u64);
 
 /// A row, good until it is changed.
 #[derive(Clone)]
 pub struct RowId {
-    table: pg_sys::Oid,
-    /// `ctid`
-    place: String,
-    /// The columns by which its table is referenced, as text.
-    keys: HashMap<i16, Option<String>>,
+    place: Place,
+    /// The columns by which its table is referenced, by their numbers, as text.
+    keys: Vec<(i16, Option<String>)>,
 }
 
 impl RowId {
     /// Reads `tableoid` and `ctid` from column `first` on.
-    pub fn read(row: &Row, first: i32, keys: HashMap<i16, Option<String>>) -> Self {
-        Self {
-            table: row.get(first).unwrap_or(pg_sys::InvalidOid),
-            place: row.get(first + 1).unwrap_or_default(),
-            keys,
-        }
+    pub fn read(row: &Row, first: i32, keys: Vec<(i16, Option<String>)>) -> Self {
+        let table = row.get(first).unwrap_or(pg_sys::InvalidOid);
+        Self { place: (table, row.get(first + 1).map_or(0, item_pointer_to_u64)), keys }
     }
 
-    pub fn id(&self) -> (pg_sys::Oid, String) {
-        (self.table, self.place.clone())
+    pub fn place(&self) -> Place {
+        self.place
     }
 
     pub fn key(&self, reference: &Reference) -> Vec<Option<String>> {
-        reference.referenced().iter().map(|number| self.keys.get(number).cloned().flatten()).collect()
+        let value = |number| self.keys.iter().find(|(own, _)| *own == number).and_then(|(_, value)| value.clone());
+        reference.referenced().into_iter().map(value).collect()
     }
 }
 
-/// Rows, by their ids.
+/// Rows as two parameters, `oid[]` and `tid[]`.
+fn places<'a>(rows: impl Iterator<Item = &'a RowId>) -> [Value; 2] {
+    let pointer = |place| {
+        let mut pointer = pg_sys::ItemPointerData::default();
+        u64_to_item_pointer(place, &mut pointer);
+        pointer
+    };
+    let (tables, pointers): (Vec<_>, Vec<_>) = rows.map(|row| (row.place.0, pointer(row.place.1))).unzip();
+    [spi::value(tables), spi::value(pointers)]
+}
+
+/// Rows, by where they are.
 pub fn selection(rows: &[&RowId]) -> Selection {
     Selection {
         from: ", rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c)".into(),
-        condition: "t.tableoid operator(pg_catalog.=) p.o and t.ctid operator(pg_catalog.=) p.c::pg_catalog.tid"
-            .into(),
-        types: vec![pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID],
-        values: vec![
-            spi::value(rows.iter().map(|row| row.table).collect::<Vec<_>>()),
-            spi::value(rows.iter().map(|row| row.place.clone()).collect::<Vec<_>>()),
-        ],
+        condition: "t.tableoid operator(pg_catalog.=) p.o and t.ctid operator(pg_catalog.=) p.c".into(),
+        types: vec![pg_sys::OIDARRAYOID, pg_sys::TIDARRAYOID],
+        values: places(rows.iter().copied()).into(),
     }
 }
 
 /// Adds the losers' columns to the winners'.
 pub fn add_up(reference: &Reference, columns: &[String], pairs: &[(RowId, RowId)]) -> Result<()> {
-    let ids = |of: fn(&(RowId, RowId)) -> &RowId| {
-        let tables: Vec<_> = pairs.iter().map(|pair| of(pair).table).collect();
-        let places: Vec<_> = pairs.iter().map(|pair| of(pair).place.clone()).collect();
-        [spi::value(tables), spi::value(places)]
-    };
     let number = |i: usize| format!("s{i}");
     let sums: String = columns
         .iter()
@@ -83,21 +85,21 @@ pub fn add_up(reference: &Reference, columns: &[String], pairs: &[(RowId, RowId)
                from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4))
                     as p(lo, lc, wo, wc)
                join {target} as l on l.tableoid operator(pg_catalog.=) p.lo
-                                 and l.ctid operator(pg_catalog.=) p.lc::pg_catalog.tid
+                                 and l.ctid operator(pg_catalog.=) p.lc
                group by p.wo, p.wc) as s
-         where t.tableoid operator(pg_catalog.=) s.wo and t.ctid operator(pg_catalog.=) s.wc::pg_catalog.tid",
+         where t.tableoid operator(pg_catalog.=) s.wo and t.ctid operator(pg_catalog.=) s.wc",
         assignments.join(", ")
     );
-    let [losing_tables, losers] = ids(|pair| &pair.0);
-    let [winning_tables, winners] = ids(|pair| &pair.1);
+    let [losing_tables, losers] = places(pairs.iter().map(|(loser, _)| loser));
+    let [winning_tables, winners] = places(pairs.iter().map(|(_, winner)| winner));
     let of = Selection {
         from: String::new(),
         condition: String::new(),
-        types: vec![pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::OIDARRAYOID, pg_sys::TEXTARRAYOID],
+        types: vec![pg_sys::OIDARRAYOID, pg_sys::TIDARRAYOID, pg_sys::OIDARRAYOID, pg_sys::TIDARRAYOID],
         values: vec![losing_tables, losers, winning_tables, winners],
     };
     check_rights(&reference.table, Some(columns), &[])?;
-    let expected = pairs.iter().map(|(_, winner)| winner.id()).collect::<HashSet<_>>().len() as u64;
+    let expected = pairs.iter().map(|(_, winner)| winner.place).collect::<HashSet<_>>().len() as u64;
     if reference.run(&sql, &of, |_| Ok(()))? != expected {
         return Err(error(409, "conflict", format!("rows of table {} could not be added up", reference.table.name))
             .about(&reference.table.name, "")
@@ -161,7 +163,7 @@ pub fn count(reference: &Reference, rows: &Selection) -> Result<u64> {
 /// `conflict` where one is not what it was.
 pub fn lock<'a>(reference: &Reference, rows: impl Iterator<Item = &'a RowId>, strength: &str) -> Result<()> {
     let mut seen = HashSet::new();
-    let rows: Vec<_> = rows.filter(|row| seen.insert(row.id())).collect();
+    let rows: Vec<_> = rows.filter(|row| seen.insert(row.place)).collect();
     let selected = selection(&rows);
     let sql = format!(
         "select from {} as t{} where {} for {strength} of t",
@@ -180,7 +182,7 @@ pub fn fetch(reference: &Reference, rows: &Selection, columns: &[i16]) -> Result
     let names = reference.table.column_names(columns)?;
     let list: String = names.iter().map(|name| format!(", t.{name}::text")).collect();
     let sql = format!(
-        "select t.tableoid, t.ctid::text{list} from {} as t{} where {} for update of t",
+        "select t.tableoid, t.ctid{list} from {} as t{} where {} for update of t",
         reference.table.target, rows.from, rows.condition
     );
     let mut found = Vec::new();

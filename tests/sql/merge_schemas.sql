@@ -391,8 +391,8 @@ begin;
 create function delete_other() returns trigger language plpgsql as $$
 begin
     if old.id = 1 then
-        execute 'delete from only late.carts as t using rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c) where t.tableoid operator(pg_catalog.=) p.o and t.ctid operator(pg_catalog.=) p.c::pg_catalog.tid'
-          using array['late.carts'::regclass::oid], array[(select ctid::text from late.carts where id = 3)];
+        execute 'delete from only late.carts as t using rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c) where t.tableoid operator(pg_catalog.=) p.o and t.ctid operator(pg_catalog.=) p.c'
+          using array['late.carts'::regclass::oid], array[(select ctid from late.carts where id = 3)];
     end if;
     return old;
 end
