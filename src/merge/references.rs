@@ -48,6 +48,8 @@ struct Column {
     /// Operator and right side of the comparison with a referenced value, the row being called `t`.
     comparison: String,
     referenced: i16,
+    /// Whether it is the period of a temporal key: it overlaps that of the referenced row, and stays.
+    is_period: bool,
 }
 
 /// Keys of rows that are referenced, and what they become: as text, a list for each column.
@@ -132,7 +134,7 @@ impl Reference {
                            union all
                            select d.oid from family join pg_catalog.pg_constraint d on d.conparentid = member)
                        select member from family),
-                 k.names, k.numbers, k.types, k.comparisons, k.referenced
+                 k.names, k.numbers, k.types, k.comparisons, k.referenced, k.periods
           from pg_catalog.pg_constraint c
           join pg_catalog.pg_class t on t.oid = c.conrelid
           join pg_catalog.pg_namespace n on n.oid = t.relnamespace
@@ -144,7 +146,10 @@ impl Reference {
                          pg_catalog.format('operator(%I.%s) t.%I%s', s.nspname, o.oprname, a.attname,
                              case when y.typtype <> 'p' and a.atttypid <> y.oid
                                   then '::' || pg_catalog.format_type(y.oid, null) end) order by k.i) as comparisons,
-                     pg_catalog.array_agg(r.attnum order by k.i) as referenced
+                     pg_catalog.array_agg(r.attnum order by k.i) as referenced,
+                     -- conperiod is there from Postgres 18 on. The period comes last.
+                     pg_catalog.array_agg(k.i = pg_catalog.cardinality(c.conkey)
+                         and coalesce((pg_catalog.to_jsonb(c) ->> 'conperiod')::boolean, false) order by k.i) as periods
               from rows from (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop))
                    with ordinality as k(own, other, operator, i)
               join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.own
@@ -189,7 +194,7 @@ impl Reference {
                 table_columns!(),
                 ", a.attname::text, array[pg_catalog.quote_ident(a.attname)], array[a.attnum],
                  array[pg_catalog.format_type(a.atttypid, null)],
-                 array[pg_catalog.format('operator(pg_catalog.=) t.%I', a.attname)], array[1::smallint]
+                 array[pg_catalog.format('operator(pg_catalog.=) t.%I', a.attname)], array[1::smallint], array[false]
           from auth.merge_rules r
           cross join pg_catalog.unnest(r.user_columns) u(name)
           join pg_catalog.pg_class t on t.oid = r.relation
@@ -325,7 +330,10 @@ impl Reference {
 
     /// Column `i`, counted from 0, of the new key of a row of [`Self::rows`].
     fn new_value(&self, i: usize) -> String {
-        let Column { name, type_name, .. } = &self.columns[i];
+        let Column { name, type_name, is_period, .. } = &self.columns[i];
+        if *is_period {
+            return format!("t.{name}");
+        }
         match self.is_any_of {
             true => {
                 let is_old = self.has_value(i, |_| "m.o1".into());
@@ -353,21 +361,23 @@ impl Reference {
 }
 
 impl Column {
-    /// Reads five arrays, from column `first` on.
+    /// Reads six arrays, from column `first` on.
     fn read(row: &Row, first: i32) -> Vec<Self> {
         let names: Vec<String> = row.get(first).unwrap_or_default();
         let numbers: Vec<i16> = row.get(first + 1).unwrap_or_default();
         let types: Vec<String> = row.get(first + 2).unwrap_or_default();
         let comparisons: Vec<String> = row.get(first + 3).unwrap_or_default();
         let referenced: Vec<i16> = row.get(first + 4).unwrap_or_default();
-        let columns = names.into_iter().zip(numbers).zip(types).zip(comparisons).zip(referenced);
+        let periods: Vec<bool> = row.get(first + 5).unwrap_or_default();
+        let columns = names.into_iter().zip(numbers).zip(types).zip(comparisons).zip(referenced).zip(periods);
         columns
-            .map(|((((name, number), type_name), comparison), referenced)| Self {
+            .map(|(((((name, number), type_name), comparison), referenced), is_period)| Self {
                 name,
                 number,
                 type_name,
                 comparison,
                 referenced,
+                is_period,
             })
             .collect()
     }

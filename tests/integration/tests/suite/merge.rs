@@ -400,6 +400,35 @@ fn W1_rows_that_get_another_key_meanwhile() {
     check_foreign_keys(&mut admin);
 }
 
+/// What overlaps a period of the guest's follows, and keeps its own period.
+#[test]
+fn W1_temporal_keys() {
+    let (db, mut admin) = setup();
+    if value::<i32>(&mut admin, "select current_setting('server_version_num')::integer") < 180000 {
+        return;
+    }
+    run(
+        &mut admin,
+        "create extension btree_gist;
+         create table stays (user_id uuid references auth.users (id), during daterange, primary key (user_id, during without overlaps));
+         create table meals (user_id uuid, during daterange, foreign key (user_id, period during) references stays (user_id, period during))",
+    );
+    let (guest, account) = (sign_in(&mut admin), account(&mut admin));
+    let stay = "insert into stays select $1, r from unnest(array[daterange('2024-01-01', '2024-01-05'), daterange('2024-01-05', '2024-01-09')]) r";
+    admin.execute(stay, &[&guest.user]).unwrap();
+    // Over two of them.
+    admin.execute("insert into meals values ($1, daterange('2024-01-04', '2024-01-06'))", &[&guest.user]).unwrap();
+    admin.execute("insert into stays values ($1, daterange('2024-01-08', '2024-01-10'))", &[&account.user]).unwrap();
+    let mut app = db.connect_as(APP);
+    let text = expect_error(merge(&mut app, &account, &guest), "PT409", "merge_conflict");
+    assert!(text.contains("stays_pkey"), "{text}");
+    run(&mut admin, "delete from stays where lower(during) = '2024-01-08'");
+    merge(&mut app, &account, &guest).unwrap_or_else(|error| panic!("{}", describe(&error)));
+    let row = admin.query_one("select user_id, during::text from meals", &[]).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (account.user, "[2024-01-04,2024-01-06)".to_owned()));
+    check_foreign_keys(&mut admin);
+}
+
 #[test]
 fn W1_rows_held_in_a_schema_that_few_may_use() {
     let (db, mut admin) = setup();
