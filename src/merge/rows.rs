@@ -194,7 +194,7 @@ pub fn fetch(reference: &Reference, rows: &Selection, columns: &[i16]) -> Result
     Ok(found)
 }
 
-/// What the keys by which `child` references rows that are about to change become. The rows are locked: nobody
+/// What the keys by which `child` references rows that are about to change become, where they do. The rows are locked: nobody
 /// else gives them other keys meanwhile.
 pub fn changed_keys(reference: &Reference, child: &Reference, rows: &Selection) -> Result<Keys> {
     let numbers = child.referenced();
@@ -219,7 +219,12 @@ pub fn changed_keys(reference: &Reference, child: &Reference, rows: &Selection) 
     let mut keys = Keys::default();
     let n = names.len() as i32;
     reference.run(&sql, rows, |row| {
-        keys.push((1..=n).map(|i| row.get(i)).collect(), (n + 1..=2 * n).map(|i| row.get(i)).collect());
+        let key =
+            |columns: std::ops::RangeInclusive<i32>| columns.map(|i| row.get(i)).collect::<Vec<Option<String>>>();
+        let (old, new) = (key(1..=n), key(n + 1..=2 * n));
+        if old != new {
+            keys.push(old, new);
+        }
         Ok(())
     })?;
     Ok(keys)

@@ -436,6 +436,17 @@ drop schema "only" cascade;
 -- What the account could not have is refused by name, before anything moves; the application's function knows better.
 create schema pairs;
 set search_path = pairs, public;
+create table gifts (id int, giver uuid references auth.users (id), receiver uuid references auth.users (id), unique (receiver, id));
+create table thanks (receiver uuid, gift int, words text, foreign key (receiver, gift) references gifts (receiver, id));
+begin;
+-- A key of which nothing changes is left alone.
+select auth.sign_in_anonymously()->'user'->>'id' as carol \gset
+insert into gifts values (1, ada(), :'carol'), (2, :'carol', ada()), (3, ada(), ada()), (4, bob(), ada()), (5, ada(), null);
+insert into thanks select receiver, id, 'for ' || id from gifts where receiver is not null;
+select * from merge();
+select id, who(giver) = 'Bob' as of_bob, who(receiver) = 'Bob' as for_bob from gifts order by id;
+select gift, who(receiver) = 'Bob' as of_bob from thanks order by gift;
+rollback;
 create table friends (u uuid references auth.users (id), v uuid references auth.users (id), since int, primary key (u, v), constraint not_oneself check (u <> v));
 create table drafts (owner uuid references auth.users (id), editor uuid references auth.users (id), locked boolean generated always as (owner <> editor) stored,
                      constraint by_owner check (owner = editor), constraint unlocked check (not locked));

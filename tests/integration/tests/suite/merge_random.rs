@@ -285,7 +285,10 @@ fn one(db: &mut Transaction, seed: u64, refused: &mut Vec<String>) -> bool {
             let text = describe(&error);
             // A key that keeps rows, or a table that goes on to another owner's: said by name, and nothing happened.
             let is_said = ["merge_conflict: ", "merge_failed: "].iter().any(|code| text.contains(code));
-            assert!(is_said && !text.contains("duplicate key"), "seed {seed}: {text}\n{sql}");
+            // There are no triggers that could keep rows where they are.
+            let is_ours =
+                ["duplicate key", "did not follow", "are left in"].iter().any(|mistake| text.contains(mistake));
+            assert!(is_said && !is_ours, "seed {seed}: {text}\n{sql}");
             run(db, "rollback to before_merge");
             assert_eq!(counts(db, &tables), before);
             refused.push(text);
