@@ -55,7 +55,7 @@ select distinct grantee::regrole as somebody_else
  where grantee not in (0, 'anon_auth_owner'::regrole, 'service_role'::regrole);
 select defaclobjtype as default_privileges from pg_default_acl where defaclnamespace = 'auth'::regnamespace;
 
--- W11: every table is dumped whole, but the list of what was installed.
+-- W11: every table is dumped whole, but the list of what was installed; of rules of merges, those of tables that there are.
 select c.oid::regclass as not_dumped from pg_class c, pg_extension
  where relnamespace = 'auth'::regnamespace and relkind in ('r', 'S') and extname = 'anon_auth' and not c.oid = any (extconfig);
 select condition as not_whole from pg_extension, unnest(extcondition) condition where extname = 'anon_auth' and condition <> '';
