@@ -100,7 +100,8 @@ select pg_catalog.pg_extension_config_dump('auth.identity_providers', '');
 select pg_catalog.pg_extension_config_dump('auth.guest_providers', '');
 select pg_catalog.pg_extension_config_dump('auth.captcha_services', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
-select pg_catalog.pg_extension_config_dump('auth.merge_rules', '');
+-- A rule of a table that was dropped has nothing but its OID, by which a restore would give it to another.
+select pg_catalog.pg_extension_config_dump('auth.merge_rules', 'where exists (select from pg_catalog.pg_class t where t.oid = relation)');
 select pg_catalog.pg_extension_config_dump('auth.guesses', '');
 select pg_catalog.pg_extension_config_dump('auth.daily_stats', '');
 select pg_catalog.pg_extension_config_dump('auth.stat_changes', '');

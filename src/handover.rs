@@ -7,7 +7,7 @@ use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
 use crate::limits::{self, Call};
 use crate::one_time_tokens::{self, Purpose, otp_expired};
-use crate::{client_address, clock, device_keys, linking, postgrest, sessions, settings, sql_function};
+use crate::{client_address, clock, device_keys, linking, postgrest, sessions, settings, sql_function, users};
 use anon_auth_core::code;
 use serde_json::json;
 
@@ -28,7 +28,7 @@ fn create(purpose: Purpose, code: &str) -> Result<Jsonb> {
 }
 
 fn redeem(purpose: Purpose, code: &str) -> Result<Jsonb> {
-    let token = one_time_tokens::lock_user_of(purpose, code)?;
+    let token = one_time_tokens::lock_user_of(purpose, code, |token| users::lock(token.user))?;
     let user = linking::lock(token.user)?;
     if !user.is_anonymous {
         return Err(otp_expired());

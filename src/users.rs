@@ -229,6 +229,15 @@ pub fn lock_for_deletion(id: Uuid) -> Result<()> {
     LOCK.run(&[spi::uuid(id)]).map(|_| ())
 }
 
+/// Locks two users, in the order in which everybody does who locks two.
+///
+/// # Arguments
+/// * `lock` – locks one
+pub fn lock_both(one: Uuid, other: Uuid, lock: impl Fn(Uuid) -> Result<()>) -> Result<()> {
+    lock(one.min(other))?;
+    lock(one.max(other))
+}
+
 /// Locks the row of a user against other changes to the user and its sessions.
 pub fn lock(id: Uuid) -> Result<()> {
     static LOCK: Statement =

@@ -60,7 +60,8 @@ select relname, privilege_type from pg_class, aclexplode(relacl) where relnamesp
  order by 1;
 select defaclobjtype as default_privileges from pg_default_acl where defaclnamespace = 'auth'::regnamespace;
 
--- W11: every table is dumped whole, but the list of what was installed, and what is about this server.
+-- W11: every table is dumped whole, but the list of what was installed, and what is about this server; of rules of merges,
+-- those of tables that there are.
 select c.oid::regclass as not_dumped from pg_class c, pg_extension
  where relnamespace = 'auth'::regnamespace and relkind in ('r', 'S') and extname = 'anon_auth' and not c.oid = any (extconfig);
 select condition as not_whole from pg_extension, unnest(extcondition) condition where extname = 'anon_auth' and condition <> '';
