@@ -2,8 +2,10 @@
 //!
 //! Nothing of an application is run for it: the expressions are looked at as Postgres stores them.
 
+mod calls;
 mod expression;
 mod policy;
+mod sub_select;
 mod value;
 mod verdict;
 

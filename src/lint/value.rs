@@ -165,11 +165,11 @@ fn equality(left: &Value, right: &Value) -> Value {
 
 /// AND, in three-valued logic.
 pub fn and(truths: impl IntoIterator<Item = Option<bool>>) -> Option<bool> {
-    truths.into_iter().fold(Some(true), |all, truth| match (all, truth) {
-        (Some(false), _) | (_, Some(false)) => Some(false),
-        (None, _) | (_, None) => None,
-        _ => Some(true),
-    })
+    let truths: Vec<_> = truths.into_iter().collect();
+    if truths.contains(&Some(false)) {
+        return Some(false);
+    }
+    (!truths.contains(&None)).then_some(true)
 }
 
 /// OR, in three-valued logic.
