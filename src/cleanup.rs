@@ -7,6 +7,7 @@ use crate::error::{Error, Result, error, invalid};
 use crate::expired_guests;
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
+use crate::lazy_guests;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::sql_function;
@@ -183,6 +184,7 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;
     outcome.messages = delivery::clean_up(limits.now, limits.now - settings.message_retention, batch)?;
+    outcome.more |= lazy_guests::clean_up(limits.now, batch)? == batch as u64;
     outcome.more |= [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages]
         .contains(&(batch as u64));
     Ok(outcome)

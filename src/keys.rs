@@ -84,6 +84,11 @@ impl Keys {
         self.found(self.refresh.get(&id))
     }
 
+    /// The key of refresh tokens that `is_it` says yes to, unless it was revoked.
+    pub fn find_refresh(&self, is_it: impl Fn(&RefreshKey) -> bool) -> Result<Option<Rc<RefreshKey>>> {
+        self.found(self.refresh.values().find(|key| is_it(key)))
+    }
+
     fn found<T>(&self, key: Option<&Rc<T>>) -> Result<Option<Rc<T>>> {
         match (key, &self.trouble) {
             (Some(key), _) => Ok(Some(key.clone())),

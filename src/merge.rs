@@ -11,7 +11,7 @@ use crate::function::{Args, writes};
 use crate::hooks::{self, Hook};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
-use crate::{as_owner, catalog, claims, clock, deletion, guc, sessions, sql_function, users, worker};
+use crate::{as_owner, catalog, claims, clock, deletion, guc, lazy_guests, sessions, sql_function, users, worker};
 use pgrx::{JsonB, pg_sys};
 use references::{Keys, Selection};
 use report::Side;
@@ -55,7 +55,7 @@ fn merge_anonymous_user(args: &Args) -> Result<JsonB> {
     };
     let dry_run = args.get::<bool>(2).unwrap_or(false);
 
-    let (account, _) = claims::require()?;
+    let (account, _) = lazy_guests::stored_caller()?;
     let guest = sessions::bearer(&token)?;
     if guest == account {
         return Err(invalid("the guest to merge is the signed-in user itself")

@@ -7,7 +7,7 @@ use crate::sessions::{self, Session};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::users::User;
-use crate::{clock, hook_events, keys, sql_function};
+use crate::{clock, hook_events, keys, lazy_guests, sql_function};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
 
@@ -37,26 +37,47 @@ fn type_name(value: &Value) -> &'static str {
     }
 }
 
-fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
+/// Stores a new guest with its first session.
+///
+/// # Arguments
+/// * `metadata` – those that the guest chose and those that only administrators write, as `jsonb`
+pub fn store(user: &User, session: &Session, metadata: [spi::Value; 2]) -> Result<()> {
     static INSERT: Statement = Statement::new(
         c"with guest as (
               insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
                                       updated_at, last_sign_in_at)
-              values ($1, $2, $3, coalesce($7, '{}'), true, $4, $4, $4))
+              values ($1, $2, $6, $7, true, $3, $3, $3))
           insert into auth.sessions (id, user_id, created_at, refreshed_at, refresh_token_nonce)
-          values ($5, $1, $4, $4, $6)",
+          values ($4, $1, $3, $3, $5)",
         &[
             pg_sys::UUIDOID,
             pg_sys::TEXTOID,
-            pg_sys::JSONBOID,
             pg_sys::TIMESTAMPTZOID,
             pg_sys::UUIDOID,
             pg_sys::BYTEAOID,
             pg_sys::JSONBOID,
+            pg_sys::JSONBOID,
         ],
     );
-    writes(c"auth.sign_in_anonymously()");
+    let [user_metadata, app_metadata] = metadata;
+    INSERT.run(&[
+        spi::uuid(user.id),
+        spi::value(user.aud.as_str()),
+        spi::timestamp(user.created_at),
+        spi::uuid(session.id),
+        spi::value(session.nonce.as_slice()),
+        user_metadata,
+        app_metadata,
+    ])?;
+    Ok(())
+}
+
+fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
     let settings = settings::current()?;
+    let is_lazy = settings.guest_storage == "lazy";
+    if !is_lazy {
+        writes(c"auth.sign_in_anonymously()");
+    }
     if settings.disabled {
         return Err(error(422, "anonymous_provider_disabled", "anonymous sign-in is switched off")
             .hint("An administrator can switch it on: SELECT auth.set_setting('disabled', 'false');"));
@@ -67,28 +88,20 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
         return sessions::refresh(&token);
     }
     let metadata = user_metadata(args, &settings)?;
-    // Stored as it was given: JSON numbers may have more digits than the token's.
-    let mut stored_metadata = args.get::<pg_sys::Datum>(DATA).or_else(|| spi::value(Jsonb(json!({}))));
     // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
     keys::current()?;
 
     let now = clock::now();
     let mut user = User::new_guest(clock::new_id(now), &settings.audience, metadata, now);
-    let mut app_metadata = None;
-    if hook_events::before_user_created(&mut user, "anonymous")? {
-        stored_metadata = spi::value(Jsonb(user.user_metadata.clone()));
-        app_metadata = spi::value(Jsonb(user.app_metadata.clone()));
+    let is_changed = hook_events::before_user_created(&mut user, "anonymous")?;
+    if is_lazy {
+        return lazy_guests::sign_in(&user, &settings, now);
     }
+    // Stored as it was given: JSON numbers may have more digits than the token's.
+    let as_given = args.get::<pg_sys::Datum>(DATA).filter(|_| !is_changed);
+    let user_metadata = as_given.or_else(|| spi::value(Jsonb(user.user_metadata.clone())));
     let session = Session::new(user.id, "anonymous", now);
-    INSERT.run(&[
-        spi::uuid(user.id),
-        spi::value(user.aud.as_str()),
-        stored_metadata,
-        spi::timestamp(now),
-        spi::uuid(session.id),
-        spi::value(session.nonce.as_slice()),
-        app_metadata,
-    ])?;
+    store(&user, &session, [user_metadata, spi::value(Jsonb(user.app_metadata.clone()))])?;
     hook_events::after_user_created(&user, "anonymous")?;
     sessions::answer(&session, &user, &settings, now)
 }

@@ -38,6 +38,8 @@ settings! {
         "Refuse anonymous sign-in";
     sign_in_mode: &'static str = Word(&["new", "reuse"]), "new",
         "new: each anonymous sign-in makes a new guest; reuse: a sign-in with a valid refresh token returns the same guest";
+    guest_storage: &'static str = Word(&["eager", "lazy"]), "eager",
+        "eager: a guest is stored when it signs in; lazy: when it first refreshes its session, links, or writes through auth.ensure_user()";
     issuer: String = Text, "anon_auth",
         "Issuer (iss) of access tokens; those of any other issuer are refused";
     audience: String = Text, "authenticated",
