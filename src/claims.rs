@@ -51,7 +51,7 @@ pub struct Built {
     pub role: Option<pg_sys::Datum>,
     pub email: Option<pg_sys::Datum>,
     pub is_anonymous: Option<bool>,
-    /// Not a guest of whom nothing is stored yet, as far as is known.
+    /// The user was stored before the token was issued.
     is_stored: bool,
 }
 
@@ -433,7 +433,7 @@ pub fn caller() -> Result<(Rc<Verified>, Fresh)> {
     }
 }
 
-/// The id of the signed-in user as the readers have it, if the user is known to be stored.
+/// The id of the signed-in user as the readers have it, if the user was stored before the token was issued.
 pub fn stored_user() -> Option<pgrx::Uuid> {
     let (built, _) = unsafe { current() }?;
     let user = built.user.filter(|_| built.is_stored)?;
@@ -489,7 +489,7 @@ fn build(verified: &Verified, overlay: Option<Status>) -> Rc<Built> {
             role: role.into_datum(),
             email: email.into_datum(),
             is_anonymous,
-            is_stored: verified.lazy.is_none() || overlay.is_some(),
+            is_stored: verified.lazy.is_none(),
             // Without what putting it together left behind.
             jwt: pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(jwt.cast_mut_ptr())),
             overlay,

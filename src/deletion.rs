@@ -43,7 +43,8 @@ pub fn lock_foreign_keys() -> Result<Vec<ForeignKey>> {
 /// `user_still_referenced` where there are any.
 pub fn delete_unreferenced(users: &[Uuid], keys: Vec<ForeignKey>) -> Result<()> {
     const SQL: &CStr = c"delete from auth.users where id = any ($1)";
-    static DELETE: Statement = Statement::new(SQL, &[pg_sys::UUIDARRAYOID]);
+    // A user who is newer than the transaction's snapshot is not left out, but a serialization failure.
+    static DELETE: Statement = Statement::latest(SQL, &[pg_sys::UUIDARRAYOID]);
 
     // A trigger may have put rows back into any of the tables, or have added a foreign key. The checks only read, so
     // if anything was written meanwhile, code of an application ran in them after all.

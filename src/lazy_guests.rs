@@ -10,7 +10,7 @@
 
 use crate::catalog::{self, LatestSnapshot};
 use crate::claims::{self, Fresh, Verified};
-use crate::error::{Result, error};
+use crate::error::{Result, error, serialization_failure};
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
 use crate::sessions::{self, Session};
@@ -174,8 +174,12 @@ impl Guest {
         self.lifespan.check_not_over()?;
         let nonce = |key: &_| lazy_nonce(key, self.session);
         let key = keys::all().find_refresh(|key| fingerprint(&nonce(key)) == self.rotation)?.ok_or_else(|| {
-            error(401, "session_not_found", "the key that the guest's session rests on is none of this database's, or was revoked")
-                .hint("Sign in again.")
+            error(
+                401,
+                "session_not_found",
+                "the key that the guest's session rests on is none of this database's, or was revoked",
+            )
+            .hint("Sign in again.")
         })?;
         if !self.note()? {
             return Ok(());
@@ -215,10 +219,24 @@ pub fn stored_caller() -> Result<(Uuid, Option<Uuid>)> {
     verified.user_and_session()
 }
 
-fn ensure_user(_: &Args) -> Result<Option<pgrx::Uuid>> {
+/// Under REPEATABLE READ a foreign key does not see a user whom somebody else stored after the transaction's snapshot.
+///
+/// # Errors
+/// A serialization failure.
+fn check_visible(user: Uuid) -> Result<()> {
+    if unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32 {
+        return Ok(());
+    }
+    let snapshot = LatestSnapshot::of_transaction();
+    catalog::relations()
+        .and_then(|relations| snapshot.find(relations.users, relations.users_pkey, user, |_| ()))
+        .ok_or_else(serialization_failure)
+}
+
+fn ensure_user(_: &Args) -> Result<pgrx::Uuid> {
     // A column's default is evaluated for every row, mostly for a user who is there.
     if let Some(user) = claims::stored_user() {
-        return Ok(Some(user));
+        return Ok(user);
     }
     let (verified, fresh) = claims::caller()?;
     if let Some(guest) = Guest::unstored(&verified, &fresh) {
@@ -227,7 +245,9 @@ fn ensure_user(_: &Args) -> Result<Option<pgrx::Uuid>> {
         // Somebody may have deleted it, or signed it out, in the meantime.
         claims::require()?;
     }
-    Ok(verified.user.map(|user| pgrx::Uuid::from_bytes(*user.as_bytes())))
+    let (user, _) = verified.user_and_session()?;
+    check_visible(user)?;
+    Ok(pgrx::Uuid::from_bytes(*user.as_bytes()))
 }
 sql_function!(anon_auth_ensure_user, ensure_user);
 

@@ -13,6 +13,7 @@ mod freshness;
 mod guesses;
 mod hooks;
 mod keys;
+mod lazy;
 mod linking;
 mod merge;
 mod merge_random;
