@@ -97,7 +97,7 @@ docs() {
     local code=0 files=(README.md docs/merge.md)
     say "the documentation's SQL"
     start_cluster docs
-    files+=(docs/{addresses,passwords,moving-a-guest,openid-connect,delivery,hooks}.md)
+    files+=(docs/{addresses,passwords,moving-a-guest,openid-connect,delivery,hooks,lazy-guests}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
     awk '/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown' "${files[@]}" |
