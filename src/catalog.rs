@@ -104,11 +104,6 @@ pub fn invalidated(relation: pg_sys::Oid) {
 pub struct LatestSnapshot(pg_sys::Snapshot);
 
 impl LatestSnapshot {
-    /// Not the latest, but the one that statements of this transaction see with, under REPEATABLE READ.
-    pub fn of_transaction() -> Self {
-        unsafe { Self(pg_sys::RegisterSnapshot(pg_sys::GetTransactionSnapshot())) }
-    }
-
     pub fn take() -> Self {
         unsafe {
             let snapshot =

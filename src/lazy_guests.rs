@@ -197,7 +197,7 @@ impl Guest {
         self.note()
     }
 
-    /// Notes the id. Waits for whoever is doing the same. Returns false where it was noted before.
+    /// Notes the id, unless it is there. Waits for whoever is doing the same. Returns whether it was new.
     fn note(&self) -> Result<bool> {
         static INSERT: Statement = Statement::latest(
             c"insert into auth.lazy_guests (user_id, expires_at) values ($1, $2) on conflict do nothing",
@@ -224,13 +224,12 @@ pub fn stored_caller() -> Result<(Uuid, Option<Uuid>)> {
 /// # Errors
 /// A serialization failure.
 fn check_visible(user: Uuid) -> Result<()> {
-    if unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32 {
-        return Ok(());
+    static FIND: Statement = Statement::new(c"select from auth.users where id = $1", &[pg_sys::UUIDOID]);
+    let is_repeatable = unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32;
+    match is_repeatable && FIND.run(&[spi::uuid(user)])? == 0 {
+        true => Err(serialization_failure()),
+        false => Ok(()),
     }
-    let snapshot = LatestSnapshot::of_transaction();
-    catalog::relations()
-        .and_then(|relations| snapshot.find(relations.users, relations.users_pkey, user, |_| ()))
-        .ok_or_else(serialization_failure)
 }
 
 fn ensure_user(_: &Args) -> Result<pgrx::Uuid> {

@@ -244,7 +244,9 @@ fn access_token(session: &Session, nonce: &[u8], user: &User, settings: &Setting
         claims.insert(lazy_guests::CLAIM.into(), lazy_guests::claim(guest));
     }
     hook_events::custom_access_token(&mut claims, method)?;
-    lazy_guests::keep_metadata(&mut claims, user);
+    if session.guest.is_some() {
+        lazy_guests::keep_metadata(&mut claims, user);
+    }
     let key = keys::current()?;
     anon_auth_core::jwt::encode(key.kid(), key.signing_key()?, &claims).map_err(|_| {
         invalid("the claims of the user are too large for an access token of 8 KiB")
