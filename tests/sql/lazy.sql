@@ -2,6 +2,7 @@
 -- brings it back once it has gone (N12, N20).
 \pset format unaligned
 insert into auth.settings (name, value) values ('guest_storage', 'lazy');
+select unlimited_messages();
 
 create table notes (user_id uuid not null default auth.ensure_user() references auth.users (id) on delete cascade, body text);
 alter table notes enable row level security;
