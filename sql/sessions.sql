@@ -76,7 +76,7 @@ create function auth.sign_in_anonymously(data jsonb default '{}', captcha_token 
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_sign_in_anonymously';
 comment on function auth.sign_in_anonymously(jsonb, text, text, text) is
-'Signs in without credentials. Creates a guest and returns its session: access_token, token_type, expires_in (seconds), expires_at (Unix time), refresh_token, user.
+'Signs in without credentials. Creates a guest and returns its session: access_token, token_type, expires_in (seconds), expires_at (Unix time), refresh_token, user. With the setting guest_storage = "lazy" nothing is stored yet, so that it works on a standby as well.
 Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as.
 Errors: anonymous_provider_disabled (PT422), validation_failed (PT400), and with a refresh_token those of auth.refresh_session().
 Example: select auth.sign_in_anonymously(''{"theme": "dark"}'');';

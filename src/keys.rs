@@ -153,6 +153,10 @@ fn with_current_keys(is_there: impl Fn(&Keys) -> bool) -> Result<Rc<Keys>> {
     if is_there(&keys) || keys.trouble.is_some() {
         return Ok(keys);
     }
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(unavailable("there is no current key, and none can be made on a standby")
+            .hint("The first keys are made by the first sign-in on the primary."));
+    }
     let relations =
         catalog::relations().ok_or_else(|| error(500, "internal_error", "the extension's tables are missing"))?;
     if catalog::created_here(relations.signing_keys) || unsafe { !pg_sys::IsUnderPostmaster } {

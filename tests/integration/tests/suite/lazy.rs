@@ -101,6 +101,8 @@ fn W2_a_standby_signs_guests_in() {
     let other = sign_in(&mut admin);
     let mut app = db.connect_as(APP);
     as_guest(&mut app, &other, "insert into notes (body) values ('not mine')").unwrap();
+    let without_keys = Database::on(&primary);
+    without_keys.connect_with(&[("guest_storage", "lazy")]);
     let standby = primary.standby();
     let mut client = standby.connect(&db.name, APP);
     let guest = sign_in(&mut client);
@@ -109,6 +111,13 @@ fn W2_a_standby_signs_guests_in() {
         .unwrap()
         .get::<_, serde_json::Value>(0);
     assert_eq!(session["user"]["user_metadata"]["n"], 1);
+
+    let mut early = standby.connect(&without_keys.name, APP);
+    expect_error(
+        try_sign_in(&mut early),
+        "PT500",
+        "signing_key_unavailable: there is no current key, and none can be made",
+    );
 
     // Everything that reads works, and a policy lets the guest see its own rows, of which there are none.
     let mut transaction = client.transaction().unwrap();
