@@ -8,6 +8,7 @@ use crate::error::{Error, Result, error, invalid};
 use crate::expired_guests;
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
+use crate::lazy_guests;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::{catalog, sql_function, stats};
@@ -228,6 +229,7 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     let parts =
         [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages, outcome.challenges];
     outcome.more |= parts.contains(&(batch as u64));
+    outcome.more |= lazy_guests::clean_up(limits.now, batch)? == batch as u64;
     Ok(outcome)
 }
 

@@ -47,7 +47,8 @@ pub fn lock_foreign_keys() -> Result<Vec<ForeignKey>> {
 /// `user_still_referenced` where a foreign key was added meanwhile; and those of `check`.
 pub fn delete_unreferenced(users: &[Uuid], keys: &[ForeignKey], check: impl FnOnce() -> Result<()>) -> Result<()> {
     const SQL: &CStr = c"delete from auth.users where id = any ($1)";
-    static DELETE: Statement = Statement::new(SQL, &[pg_sys::UUIDARRAYOID]);
+    // A user who is newer than the transaction's snapshot is not left out, but a serialization failure.
+    static DELETE: Statement = Statement::latest(SQL, &[pg_sys::UUIDARRAYOID]);
 
     // By a trigger.
     if let Some(key) = foreign_keys::all()?.iter().find(|key| keys.iter().all(|k| k.constraint != key.constraint)) {

@@ -98,7 +98,7 @@ docs() {
     say "the documentation's SQL"
     start_cluster docs
     files+=(docs/{addresses,passwords,moving-a-guest,device-keys,proof-of-work,openid-connect,delivery,hooks}.md)
-    files+=(docs/{importing-users,guest-providers,abuse-protection,captcha,clients,postgrest}.md)
+    files+=(docs/{lazy-guests,importing-users,guest-providers,abuse-protection,captcha,clients,postgrest}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
     files+=(docs/{policies,monitoring}.md)
