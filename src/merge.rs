@@ -17,7 +17,7 @@ use crate::error::{Result, error, invalid};
 use crate::foreign_keys::ForeignKey;
 use crate::function::{Args, writes};
 use crate::hooks::{self, Hook};
-use crate::{as_owner, claims, deletion, lazy_guests, sessions, settings, spi, sql_function};
+use crate::{as_owner, deletion, lazy_guests, sessions, settings, spi, sql_function};
 use contention::{attempt, with_short_waits, without_writers};
 use followed::Followed;
 use mover::{Mover, Whose};
