@@ -182,6 +182,10 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     let limits = Limits::new(settings);
     let mut outcome = Outcome::default();
     expired_guests::clean_up(&limits, settings, batch, recheck_after, &mut outcome)?;
+    if outcome.deleted == batch as u64 {
+        // Their sessions and codes went with them; the others can wait until there are no more guests.
+        return Ok(outcome);
+    }
     outcome.sessions = delete_sessions(&limits, batch)?;
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;

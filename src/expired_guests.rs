@@ -53,7 +53,7 @@ enum Lot<'a> {
     These(&'a [Uuid]),
 }
 
-/// Waits for somebody else's locks that a batch has time for. Twice what it takes to find one guest in a batch.
+/// Waits for somebody else's locks that a batch has time for. What it takes to find one guest in a large batch.
 const LOCK_WAITS: u32 = 16;
 
 struct Work<'a> {
@@ -74,12 +74,19 @@ impl Work<'_> {
         let mut found = Vec::new();
         let tried = spi::subtransaction(|| match lot {
             Lot::New(batch) => {
-                found = lock_new(self.limits, batch)?;
-                self.delete_or_leave(found.clone(), end_sessions)
+                let places = lock_new(self.limits, batch)?;
+                found = places.iter().map(|(guest, _)| *guest).collect();
+                self.delete_or_leave(found.clone(), |guests| {
+                    delete_dependents(guests, self.limits)?;
+                    let guest_set: HashSet<_> = guests.iter().collect();
+                    let places = places.iter().filter(|(guest, _)| guest_set.contains(guest));
+                    let places: Vec<_> = places.map(|(_, place)| *place).collect();
+                    deletion::delete_alone(guests, &places)
+                })
             }
             Lot::These(guests) => {
                 found = lock_these(self.limits, guests)?;
-                self.delete_or_leave(without_live_sessions(&found, self.limits)?, |_, _| Ok(()))
+                self.delete_or_leave(without_live_sessions(&found, self.limits)?, deletion::delete)
             }
         })?;
         match tried {
@@ -115,21 +122,13 @@ impl Work<'_> {
     }
 
     /// Deletes those guests that nothing keeps, and notes for the others that it tried. All are locked.
-    ///
-    /// # Arguments
-    /// * `prepare` – called with those that are about to be deleted
-    fn delete_or_leave(
-        &self,
-        guests: Vec<Uuid>,
-        prepare: impl FnOnce(&[Uuid], &Limits) -> Result<()>,
-    ) -> Result<Outcome> {
+    fn delete_or_leave(&self, guests: Vec<Uuid>, delete: impl FnOnce(&[Uuid]) -> Result<()>) -> Result<Outcome> {
         let mut outcome = Outcome::default();
         let (reachable, guests) = split_off_reachable(guests, self.limits)?;
         let kept = find_kept(&guests, self.settings, &mut outcome)?;
         let (kept, free): (Vec<Uuid>, Vec<Uuid>) = guests.into_iter().partition(|guest| kept.contains(guest));
         if !free.is_empty() {
-            prepare(&free, self.limits)?;
-            deletion::delete(&free)?;
+            delete(&free)?;
             outcome.deleted = free.len() as u64;
         }
         outcome.newly_left = leave(&kept)?;
@@ -140,7 +139,7 @@ impl Work<'_> {
 
 /// Notes of guests that they have to stay for now; returns for how many it is the first time.
 fn leave(guests: &[Uuid]) -> Result<u64> {
-    static LEAVE: Statement = Statement::new(
+    static LEAVE: Statement = Statement::planned_for_lists(
         c"update auth.users set cleanup_blocked_at = pg_catalog.clock_timestamp()
           where id in (select id from auth.users
                        where id = any ($1) and cleanup_blocked_at is null for update skip locked)",
@@ -152,7 +151,7 @@ fn leave(guests: &[Uuid]) -> Result<u64> {
 /// Those guests who can come back with a device key or a code, and the others. They may be idle for years: left to later
 /// runs, like those whom rows keep, they do not stand in the way of every batch.
 fn split_off_reachable(guests: Vec<Uuid>, limits: &Limits) -> Result<(Vec<Uuid>, Vec<Uuid>)> {
-    static SELECT: Statement = Statement::new(
+    static SELECT: Statement = Statement::planned_for_lists(
         c"select user_id from auth.device_keys where user_id = any ($1)
           union all
           select user_id from auth.one_time_tokens
@@ -200,7 +199,7 @@ fn find_kept(guests: &[Uuid], settings: &Settings, outcome: &mut Outcome) -> Res
 macro_rules! candidates {
     ($which:literal, $or_sessions:literal, $order:literal) => {
         concat!(
-            "select u.id from auth.users u
+            "select u.id, u.ctid from auth.users u
              where u.is_anonymous and ",
             $which,
             "  and coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date) <= $1 and u.created_at <= $2
@@ -230,11 +229,11 @@ impl Limits {
     }
 }
 
-/// Locks expired guests that clean-up has not had to leave before.
+/// Locks expired guests that clean-up has not had to leave before; returns where their rows are.
 ///
 /// A session that was refreshed moves its user's day, so whoever was last seen before the day in question has no live
-/// one; [`end_sessions`] sees to the truth of that.
-fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<Uuid>> {
+/// one; [`delete_dependents`] sees to the truth of that.
+fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<(Uuid, pg_sys::ItemPointerData)>> {
     // A plan that does not know the limits would read all sessions.
     static SELECT: Statement = Statement::planned_for_values(
         spi::literal(candidates!(
@@ -251,7 +250,12 @@ fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<Uuid>> {
             pg_sys::INT8OID,
         ],
     );
-    ids(&SELECT, &limits.values(spi::value(batch)))
+    let mut places = Vec::new();
+    SELECT.each(&limits.values(spi::value(batch)), |row| {
+        places.push((row.uuid(1), row.get(2).unwrap_or_default()));
+        Ok(())
+    })?;
+    Ok(places)
 }
 
 /// Locks those of `guests` that are expired.
@@ -291,12 +295,12 @@ fn ids(statement: &Statement, values: &[Value]) -> Result<Vec<Uuid>> {
     Ok(ids)
 }
 
-/// Deletes the sessions of guests.
+/// Deletes sessions and whatever else the extension has of guests.
 ///
 /// # Errors
-/// Where one of them is still live, or was refreshed meanwhile; and where somebody holds one.
-fn end_sessions(guests: &[Uuid], limits: &Limits) -> Result<()> {
-    static DELETE: Statement = Statement::new(
+/// Where a session is still live, or was refreshed meanwhile; and where somebody holds one.
+fn delete_dependents(guests: &[Uuid], limits: &Limits) -> Result<()> {
+    static SESSIONS: Statement = Statement::planned_for_lists(
         c"with deleted as (
               delete from auth.sessions s where s.user_id = any ($1)
               returning s.refreshed_at > $2 and s.created_at > $3
@@ -304,22 +308,23 @@ fn end_sessions(guests: &[Uuid], limits: &Limits) -> Result<()> {
           select from deleted where is_live limit 1",
         &[pg_sys::UUIDARRAYOID, pg_sys::TIMESTAMPTZOID, pg_sys::TIMESTAMPTZOID],
     );
+    static OTHERS: Statement = Statement::new(c"select auth.delete_all_but_sessions($1)", &[pg_sys::UUIDARRAYOID]);
     let values =
         [spi::uuids(guests), spi::timestamp(limits.session_refreshed_by), spi::timestamp(limits.session_created_by)];
-    if DELETE.run(&values)? > 0 && limits.unreachable_only {
+    if SESSIONS.run(&values)? > 0 && limits.unreachable_only {
         return Err(error(409, "conflict", "a guest has come back"));
     }
-    Ok(())
+    OTHERS.run(&[spi::uuids(guests)]).map(|_| ())
 }
 
 /// Those whose sessions are all locked by us, and still ended: a refresh touches the session only, so the lock
 /// on the user's row does not tell of one that is under way.
 fn without_live_sessions(guests: &[Uuid], limits: &Limits) -> Result<Vec<Uuid>> {
-    static COUNT: Statement = Statement::new(
+    static COUNT: Statement = Statement::planned_for_lists(
         c"select user_id, pg_catalog.count(*) from auth.sessions where user_id = any ($1) group by user_id",
         &[pg_sys::UUIDARRAYOID],
     );
-    static LOCK: Statement = Statement::new(
+    static LOCK: Statement = Statement::planned_for_lists(
         c"select s.user_id, s.refreshed_at > $2 and s.created_at > $3
                  and not exists (select from auth.session_revocations r where r.session_id = s.id)
           from auth.sessions s where s.user_id = any ($1) for update of s skip locked",

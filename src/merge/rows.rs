@@ -10,7 +10,7 @@ use super::report::{Report, Side};
 use super::rules::{Rule, Rules};
 use crate::application_table::Table;
 use crate::error::{Error, Result, error};
-use crate::executor;
+use crate::executor::{self, LeftOut};
 use crate::foreign_keys::OnDelete;
 use crate::spi::{self, Row};
 use pgrx::pg_sys;
@@ -609,5 +609,6 @@ fn run_delete(table: &Table, rows: &Selection) -> Result<u64> {
 
 /// Runs `body`, which runs the statement `sql`, without the actions of the foreign keys `settled`.
 fn without_actions<T>(sql: &str, settled: Vec<pg_sys::Oid>, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    executor::without_foreign_keys(&CString::new(sql).unwrap_or_default(), settled, body)
+    let left_out = LeftOut { keys: settled, own: None };
+    executor::without_triggers(&CString::new(sql).unwrap_or_default(), left_out, body)
 }
