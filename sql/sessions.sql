@@ -40,6 +40,21 @@ create table auth.session_revocations (
 );
 comment on table auth.session_revocations is 'Sessions ended because an old refresh token came back; kept until a day after clean-up has removed the session';
 
+create function auth.delete_all_but_sessions(users uuid[]) returns void
+    language plpgsql set search_path = pg_catalog, auth, pg_temp
+as $$
+begin
+    delete from auth.identities where user_id = any (users);
+    delete from auth.one_time_tokens where user_id = any (users);
+    delete from auth.device_keys where user_id = any (users);
+    delete from auth.messages where user_id = any (users);
+end
+$$;
+comment on function auth.delete_all_but_sessions(uuid[]) is
+'For the extension itself: deletes identities, codes, device keys and messages of users who are about to go.
+Arguments: users, their ids.
+Example: select auth.delete_all_but_sessions(''{}'');';
+
 -- Once per statement, not per row: a clean-up statement may delete a great many users.
 create function auth.delete_dependents() returns trigger
     language plpgsql security definer set search_path = pg_catalog, auth, pg_temp
@@ -49,10 +64,7 @@ declare
     users constant uuid[] := array(select id from deleted);
 begin
     delete from auth.sessions where user_id = any (users);
-    delete from auth.identities where user_id = any (users);
-    delete from auth.one_time_tokens where user_id = any (users);
-    delete from auth.device_keys where user_id = any (users);
-    delete from auth.messages where user_id = any (users);
+    perform auth.delete_all_but_sessions(users);
     return null;
 end
 $$;
