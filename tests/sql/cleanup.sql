@@ -186,6 +186,23 @@ select * from did(auth.cleanup_expired_users());
 select * from left_over;
 rollback;
 
+-- R4: whatever the extension has of a guest goes with it, and nothing of anybody else's.
+begin;
+select guest('old', '91 days') as old, guest('new', '0') as new \gset
+insert into auth.identities (user_id, provider, provider_id) values (:'old', 'x', 'old'), (:'new', 'x', 'new');
+insert into auth.one_time_tokens (id, user_id, token_type, token_hash, relates_to, expires_at)
+values (gen_random_uuid(), :'old', 'email_change', 'a', '', clock_timestamp() - interval '1 hour');
+insert into auth.messages (id, user_id, channel, recipient, purpose, status, sealed, created_at, available_at, expires_at, finished_at)
+select gen_random_uuid(), id, 'email', 'a@example.com', 'email_change', 'sent', false, now(), now(), now(), now() from auth.users;
+select auth.set_setting('cleanup_unreachable_only', 'false');
+insert into auth.device_keys (kid, user_id, public_key) values ('old', :'old', '{}'), ('new', :'new', '{}');
+select * from did(auth.cleanup_expired_users(1));
+select count(*) as users, (select string_agg(provider_id, ', ') from auth.identities) as identities, (select count(*) from auth.sessions) as sessions,
+       (select count(*) from auth.one_time_tokens) as codes, (select string_agg(kid, ', ') from auth.device_keys) as device_keys,
+       (select count(*) from auth.messages) as messages
+  from auth.users;
+rollback;
+
 -- R5: an application's trigger that refuses blocks its guest only, and is reported; in the batch the others go.
 begin;
 create table notes (owner uuid references auth.users (id) on delete cascade, locked boolean);
