@@ -91,6 +91,14 @@ pub fn find_enabled(name: &str) -> Result<GuestProvider> {
     Ok(provider)
 }
 
+/// What guests sign in with who name no provider.
+pub const UNNAMED: &str = "anonymous";
+
+/// The name of the provider that a guest has signed in with.
+pub fn name_of(guest: &User) -> &str {
+    guest.app_metadata.get("provider").and_then(|name| name.as_str()).unwrap_or(UNNAMED)
+}
+
 /// Checks that guests of this one's provider may sign in; one whose provider was removed may.
 ///
 /// # Errors
@@ -99,9 +107,9 @@ pub fn check_enabled_for(guest: &User) -> Result<()> {
     provider_of(guest).map_or(Ok(()), |provider| provider.check_enabled())
 }
 
-/// The guest provider that a user is of.
-fn provider_of(user: &User) -> Option<GuestProvider> {
-    let name = user.app_metadata.get("provider")?.as_str()?;
+/// The provider that a guest has signed in with, if it has a name and is still there.
+fn provider_of(guest: &User) -> Option<GuestProvider> {
+    let name = name_of(guest);
     stored().iter().find(|provider| provider.name == name).cloned()
 }
 
