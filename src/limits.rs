@@ -46,7 +46,7 @@ impl Call {
         match self {
             Call::SignIn => "anonymous sign-ins",
             Call::Otp => "requests for a code",
-            Call::Verify => "codes and ID tokens to verify",
+            Call::Verify => "codes, ID tokens and device requests to verify",
             Call::Refresh => "refreshes",
             Call::Password => "passwords",
         }
