@@ -6,8 +6,8 @@
 
 use super::value::{self, Source, Value};
 use crate::evaluate_once;
-use pgrx::PgList;
 use pgrx::pg_sys::{self, Node, NodeTag, Oid, Query};
+use pgrx::{PgBox, PgList};
 use std::collections::HashSet;
 use std::ffi::{CStr, c_int, c_void};
 
@@ -126,6 +126,19 @@ impl<'a> Evaluation<'a> {
         unsafe { nodes(list).into_iter().map(|node| self.value(node)).collect() }
     }
 
+    /// Whether this combination has an expression NULL since a column in it is.
+    unsafe fn is_null_in_row(&mut self, node: *mut Node) -> bool {
+        unsafe {
+            if self.depth > 0 || !pg_sys::contain_var_clause(node) {
+                return false;
+            }
+            let mut question = PgBox::<pg_sys::NullTest>::alloc_node(NodeTag::T_NullTest);
+            question.arg = node.cast();
+            question.nulltesttype = pg_sys::NullTestType::IS_NULL;
+            self.atom(question.into_pg().cast(), Source::Rows)
+        }
+    }
+
     /// The truth value that this combination gives to `node`. Equal expressions have one; in a sub-select, the same
     /// column may be another table's.
     pub(super) unsafe fn atom(&mut self, node: *mut Node, source: Source) -> bool {
@@ -228,8 +241,14 @@ impl<'a> Evaluation<'a> {
                 T_CaseExpr => self.case(node.cast()),
                 T_CaseTestExpr => self.operands.last().cloned().unwrap_or(Value::Any(Source::Hidden)),
                 T_CoalesceExpr => {
-                    let values = self.values((*(node as *mut pg_sys::CoalesceExpr)).args);
-                    values.into_iter().find(|value| *value != Value::Null).unwrap_or(Value::Null)
+                    let mut found = Value::Null;
+                    for argument in nodes((*(node as *mut pg_sys::CoalesceExpr)).args) {
+                        let value = self.value(argument);
+                        if found == Value::Null && value != Value::Null && !self.is_null_in_row(argument) {
+                            found = value;
+                        }
+                    }
+                    found
                 }
                 T_ArrayExpr => {
                     let elements = self.values((*(node as *mut pg_sys::ArrayExpr)).elements);

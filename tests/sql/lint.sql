@@ -126,7 +126,14 @@ insert into corpus (policy, expected) values
 ('for select to authenticated using (nullif(current_setting(''request.jwt.claim.sub'', true), '''')::uuid = user_id)', 'reads_request_settings:warning'),
 ('for select to authenticated using (current_setting(''request.jwt.claims'')::jsonb->>''role'' = ''authenticated'')', 'guest_access:warning, reads_request_settings:warning'),
 ('for select to authenticated using (current_setting(''site.mode'') = ''open'')', 'guest_access:warning'),
-('as restrictive for insert to authenticated with check (auth.is_anonymous() is false)', 'denies_everybody:warning');
+('as restrictive for insert to authenticated with check (auth.is_anonymous() is false)', 'denies_everybody:warning'),
+-- Columns that may be NULL, claims that hold more than a text.
+('for select to authenticated using (coalesce(user_id = auth.uid(), true))', 'guest_access:warning'),
+('for insert to authenticated with check (coalesce(user_id, auth.uid()) = auth.uid())', 'guest_access:error'),
+('for select to authenticated using (coalesce(user_id = auth.uid(), false))', ''),
+('for select to authenticated using (auth.jwt()->''app_metadata'' @> ''{"teams": ["a"]}'')', ''),
+('for select to authenticated using (auth.jwt()->''app_metadata'' @> ''{}'')', 'guest_access:warning'),
+('for select to authenticated using (auth.jwt()->''amr''->0->>''method'' <> ''anonymous'')', 'guest_access_unclear:info');
 
 do $$
 declare
