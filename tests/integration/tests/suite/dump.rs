@@ -12,6 +12,7 @@ const TABLES: &[&str] = &[
     "device_keys",
     "sessions",
     "session_revocations",
+    "lazy_guests",
     "settings",
     "signing_keys",
     "identity_providers",
@@ -109,6 +110,12 @@ fn fill(db: &Database) -> Before {
     refresh(&mut admin, &stolen.refresh_token).unwrap();
     sleep(10);
     expect_error(refresh(&mut admin, &stolen.refresh_token), "PT401", "refresh_token_already_used");
+    run(
+        &mut admin,
+        "select auth.set_setting('guest_storage', 'lazy');
+         begin; select auth.authenticate(auth.sign_in_anonymously()->>'access_token'); reset role; select auth.sign_out(); commit;
+         select auth.set_setting('guest_storage', 'eager')",
+    );
     let before = Before {
         fresh: sign_in(&mut admin),
         refreshed,
