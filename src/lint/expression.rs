@@ -22,6 +22,9 @@ type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
 
 /// Combinations of more unknowns than that are not tried.
 pub const MAX_ATOMS: usize = 10;
+/// Nor are expressions looked into that are nested deeper than that, which would be more than the stack holds: one policy
+/// must not be the end of the lint.
+const MAX_LEVEL: u32 = 200;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
@@ -60,6 +63,8 @@ pub struct Evaluation<'a> {
     /// Of the CASEs around: the operand.
     operands: Vec<Value>,
     pub(super) depth: u32,
+    /// Of expressions around.
+    level: u32,
     /// Whether what is evaluated is the target list of a sub-select that finds no row.
     pub(super) has_no_rows: bool,
     /// Whether `user_metadata` was looked at.
@@ -78,6 +83,7 @@ impl<'a> Evaluation<'a> {
             columns: Vec::new(),
             operands: Vec::new(),
             depth: 0,
+            level: 0,
             has_no_rows: false,
             reads_user_metadata: false,
             reads_settings: false,
@@ -109,7 +115,13 @@ impl<'a> Evaluation<'a> {
         }
         unsafe {
             pg_sys::check_stack_depth();
-            match self.examine(node) {
+            self.level += 1;
+            let value = match self.level > MAX_LEVEL {
+                true => Value::Any(Source::Hidden),
+                false => self.examine(node),
+            };
+            self.level -= 1;
+            match value {
                 Value::Any(source) if pg_sys::exprType(node) == pg_sys::BOOLOID => {
                     Value::Bool(self.atom(node, source))
                 }
