@@ -235,6 +235,11 @@ pub fn lock(table: pg_sys::Oid) -> crate::error::Result<()> {
     lock_in_mode(table, pg_sys::RowExclusiveLock)
 }
 
+/// Locks `table` to the end of the transaction as a statement that reads it would: against every change of its owner.
+pub fn lock_against_changes(table: pg_sys::Oid) -> crate::error::Result<()> {
+    lock_in_mode(table, pg_sys::AccessShareLock)
+}
+
 /// Locks `table` to the end of the transaction against everybody else who writes it.
 pub fn lock_against_writers(table: pg_sys::Oid) -> crate::error::Result<()> {
     lock_in_mode(table, pg_sys::ShareRowExclusiveLock)
@@ -262,6 +267,12 @@ pub fn find_relation(schema: &str, name: &str) -> Option<pg_sys::Oid> {
         let oid = pg_sys::get_relname_relid(name.as_ptr(), pg_sys::get_namespace_oid(schema.as_ptr(), true));
         (oid != pg_sys::InvalidOid).then_some(oid)
     }
+}
+
+/// A name as it stands in SQL.
+pub fn quoted(name: &str) -> String {
+    let name = CString::new(name).unwrap_or_default();
+    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
 }
 
 /// The role that owns `table`; `None` where there is no such table.

@@ -5,7 +5,8 @@
 #   unit           the crate that needs no Postgres
 #   sql            tests/sql against tests/expected: `setup` first, then all others, or only the one
 #                  that the variable T names
-#   docs           the SQL of README.md and docs, pasted into psql from top to bottom
+#   docs           the SQL of README.md and docs, pasted into psql from top to bottom; what they show of its output;
+#                  the reference; links
 #   integration    Rust tests over real connections; `cluster.sh start` tells which variables they get.
 #                  The database has anon_auth, and pg_cron where this Postgres comes with it
 #
@@ -110,6 +111,7 @@ docs() {
         awk "$shown" "${files[@]}"
     } >"$work/docs.sql"
     check "$logs/docs.out" "$bin/psql" -X -a -v ON_ERROR_STOP=1 -f "$work/docs.sql"
+    check "$logs/outputs.out" python3 tests/outputs.py "$logs/docs.out" README.md "${files[@]}"
     # The reference is what `make reference` makes of the database's comments.
     "$bin/psql" -X -q -c 'create database reference'
     PGDATABASE=reference "$bin/psql" -X -q -c 'create extension anon_auth'
