@@ -97,7 +97,8 @@ with columns as (
       from pg_catalog.pg_constraint c
      where c.contype = 'f' and c.confrelid = 'auth.users'::regclass and c.conparentid = 0
     union all
-    select a.attrelid, a.attnum, null, null
+    -- With types, so that the view reads the same when pg_upgrade has made it from its text.
+    select a.attrelid, a.attnum, null::text, null::"char"
       from auth.merge_rules r
       cross join pg_catalog.unnest(r.user_columns) u(name)
       join pg_catalog.pg_attribute a on a.attrelid = r.relation and a.attname = u.name

@@ -4,6 +4,9 @@
 //! configure a server start another with `tests/cluster.sh`.
 
 mod database;
+mod dump;
+mod history;
+mod key_file;
 mod openid;
 mod server;
 mod session;
@@ -11,6 +14,9 @@ mod siteverify;
 mod tls;
 
 pub use database::*;
+pub use dump::*;
+pub use history::*;
+pub use key_file::*;
 pub use openid::*;
 pub use server::*;
 pub use session::*;
@@ -52,7 +58,8 @@ pub fn value<T: for<'a> postgres::types::FromSql<'a>>(client: &mut impl GenericC
     client.query_one(sql, &[]).unwrap_or_else(failed(sql)).get(0)
 }
 
-pub(crate) fn failed<T>(what: &str) -> impl FnOnce(Error) -> T {
+/// What to do where something that has to succeed fails: panic with the whole error.
+pub fn failed<T>(what: &str) -> impl FnOnce(Error) -> T {
     move |error| panic!("{what}: {}", describe(&error))
 }
 
