@@ -1,5 +1,11 @@
 -- Guests who expired go, in batches, without blocking anyone.
 
+create table auth.cleanup_runs (
+    is_last boolean primary key default true check (is_last),
+    finished_at timestamptz not null
+);
+comment on table auth.cleanup_runs is 'When clean-up last went through, to the minute; one row. In no dump: it is about this server.';
+
 create function auth.cleanup_expired_users(batch_size integer default 1000, dry_run boolean default false, recheck_after uuid default null) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     -- A batch holds locks on guests, so it waits only briefly for an application's locks on their rows.
@@ -8,7 +14,7 @@ create function auth.cleanup_expired_users(batch_size integer default 1000, dry_
     set jit = off
     as 'MODULE_PATHNAME', 'anon_auth_cleanup_expired_users';
 comment on function auth.cleanup_expired_users(integer, boolean, uuid) is
-'Deletes one batch of expired guests, expired and revoked sessions, expired one-time tokens, old audit entries and messages, and returns what it did: deleted, spared and blocked (guests), by_table (why), sessions, one_time_tokens, audit_log_entries, messages, more (whether another batch is waiting), recheck_after (for the next batch).
+'Deletes one batch of expired guests, expired and revoked sessions, expired one-time tokens, old audit entries, messages and used challenges, and returns what it did: deleted, spared and blocked (guests), by_table (why), sessions, one_time_tokens, audit_log_entries, messages, more (whether another batch is waiting), recheck_after (for the next batch).
 A guest is expired when all of these hold: created cleanup_age ago, not active for cleanup_inactivity, and (with cleanup_unreachable_only) no live session, device key or code left. Its rows in application tables go or stay as their foreign keys say; a key that forbids the deletion blocks the guest, and with cleanup_spare_owners any row spares it.
 Arguments: batch_size, guests at the most, NULL for all; dry_run, true to do it all and roll it back, for the numbers; recheck_after, where to go on with guests that had to be left before: recheck_after of the batch before, NULL for the first.
 Errors: validation_failed (PT400).

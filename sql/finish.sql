@@ -63,6 +63,7 @@ grant execute on function auth.sign_out(text) to public;
 grant execute on function auth.authenticate(text) to public;
 grant execute on function auth.verify_token(text) to public;
 grant execute on function auth.pre_request() to public;
+grant execute on function auth.pre_config() to public;
 grant execute on function auth.get_user() to public;
 grant execute on function auth.user_info() to public;
 grant execute on function auth.delete_user() to public;
@@ -77,8 +78,15 @@ grant execute on function auth.create_promotion_code() to public;
 grant execute on function auth.redeem_promotion_code(text) to public;
 grant execute on function auth.create_transfer_code() to public;
 grant execute on function auth.redeem_transfer_code(text) to public;
+grant execute on function auth.create_challenge(text) to public;
+grant execute on function auth.sign_in_with_device_key(text, jsonb, text) to public;
+grant execute on function auth.remove_device_key(text) to public;
 grant execute on function auth.link_identity(text, text, text) to public;
 grant execute on function auth.sign_in_with_id_token(text, text, text) to public;
+
+-- Monitoring.
+grant select on auth.stats, auth.health to pg_monitor;
+grant execute on function auth.health_checks(), auth.health_of_server() to pg_monitor;
 
 select pg_catalog.pg_extension_config_dump('auth.users', '');
 select pg_catalog.pg_extension_config_dump('auth.identities', '');
@@ -92,9 +100,12 @@ select pg_catalog.pg_extension_config_dump('auth.identity_providers', '');
 select pg_catalog.pg_extension_config_dump('auth.guest_providers', '');
 select pg_catalog.pg_extension_config_dump('auth.captcha_services', '');
 select pg_catalog.pg_extension_config_dump('auth.audit_log_entries', '');
-select pg_catalog.pg_extension_config_dump('auth.merge_rules', '');
+-- A rule of a table that was dropped has nothing but its OID, by which a restore would give it to another.
+select pg_catalog.pg_extension_config_dump('auth.merge_rules', 'where exists (select from pg_catalog.pg_class t where t.oid = relation)');
 select pg_catalog.pg_extension_config_dump('auth.guesses', '');
--- Not auth.workers: its rows are about running processes.
+select pg_catalog.pg_extension_config_dump('auth.daily_stats', '');
+select pg_catalog.pg_extension_config_dump('auth.stat_changes', '');
+-- Not auth.workers: its rows are about running processes. Nor auth.used_challenges: see there.
 select pg_catalog.pg_extension_config_dump('auth.hooks', '');
 
 -- As the last thing: it holds what the extension itself made.

@@ -9,13 +9,13 @@ create table auth.guest_providers (
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now(),
     constraint guest_providers_session_lifetime_check check (session_lifetime between interval '1 second' and interval '36525 days'),
-    constraint guest_providers_rate_limit_check check (rate_limit > 0)
+    constraint guest_providers_rate_limit_check check (rate_limit >= 0)
 );
 comment on table auth.guest_providers is 'Named ways to sign in anonymously; see auth.set_guest_provider()';
 comment on column auth.guest_providers.name is 'What callers name it by; provider in raw_app_meta_data of its guests';
 comment on column auth.guest_providers.disabled is 'Whether nobody can sign in with it; its guests stay';
 comment on column auth.guest_providers.session_lifetime is 'Sessions of its guests end this long after sign-in, at the latest; NULL where only the settings apply';
-comment on column auth.guest_providers.rate_limit is 'Guests that a client address can make with it in an hour; NULL as the settings say';
+comment on column auth.guest_providers.rate_limit is 'Guests that a client address can make with it in an hour, counted apart from others; 0 for no limit; NULL as the settings say';
 comment on column auth.guest_providers.captcha is 'Captcha that has to be solved, a value of the setting captcha; NULL as that setting says';
 
 create trigger forget_cached after insert or update or delete or truncate on auth.guest_providers
@@ -33,7 +33,7 @@ create function auth.set_guest_provider(
     as 'MODULE_PATHNAME', 'anon_auth_set_guest_provider';
 comment on function auth.set_guest_provider(text, boolean, interval, integer, text) is
 'Adds a guest provider, for auth.sign_in_anonymously(provider => name), or changes one, and returns it as it is now. What is NULL stays as it is, or in a new provider as the settings say.
-Arguments: name, 1 to 63 of a-z, 0-9, "_", "-" and "."; disabled, true to let nobody sign in with it; session_lifetime, how long after sign-in sessions of its guests end at the latest, from 1 second on (the settings session_lifetime and session_idle_timeout apply besides); rate_limit, guests that a client address can make with it in an hour; captcha, which one has to be solved (off for none), in place of the setting captcha.
+Arguments: name, 1 to 63 of a-z, 0-9, "_", "-" and "."; disabled, true to let nobody sign in with it; session_lifetime, how long after sign-in sessions of its guests end at the latest, from 1 second on (the settings session_lifetime and session_idle_timeout apply besides); rate_limit, guests that a client address can make with it in an hour, counted apart from others (0 for no limit), in place of the setting sign_in_rate_limit; captcha, which one has to be solved (off for none), in place of the setting captcha.
 Errors: validation_failed (PT400).
 Example: select auth.set_guest_provider(''kiosk'', session_lifetime => ''15 minutes'');';
 

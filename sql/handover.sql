@@ -13,8 +13,8 @@ create function auth.redeem_promotion_code(promotion_code text) returns jsonb
     as 'MODULE_PATHNAME', 'anon_auth_redeem_promotion_code';
 comment on function auth.redeem_promotion_code(text) is
 'Returns a session of the guest that made the code, in which an address or an identity can be linked to it. The guest''s other sessions go on until then.
-Arguments: promotion_code, as auth.create_promotion_code() returned it.
-Errors: otp_expired (PT403: wrong, used or expired, or the guest is permanent already), user_banned (PT403), manual_linking_disabled (PT404).
+Arguments: promotion_code, as auth.create_promotion_code() returned it; or a request that a device key of the guest signed, as auth.sign_in_with_device_key() takes it, with the action "promote".
+Errors: otp_expired (PT403: wrong, used or expired, or the guest is permanent already), user_banned (PT403), manual_linking_disabled (PT404), over_request_rate_limit (PT429); for a device key''s request bad_device_request (PT400), challenge_expired, not_anonymous (PT403).
 Example: select auth.redeem_promotion_code($1);';
 
 create function auth.create_transfer_code() returns jsonb

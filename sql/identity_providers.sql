@@ -70,7 +70,7 @@ create function auth.link_identity(provider text, id_token text, nonce text defa
 comment on function auth.link_identity(text, text, text) is
 'Links an account at an OpenID Connect provider to the signed-in user; a guest becomes permanent, with the same id. Returns a new session, and ends all others of the user.
 Arguments: provider, its name; id_token, as the provider issued it; nonce, as the client made it, before any hashing. Pass them as bound parameters.
-Errors: no_authorization (PT401), provider_not_found (PT404), provider_disabled (PT422), bad_id_token (PT400: says why), identity_already_exists, email_exists (PT422: it, or its verified address, belongs to another user; the session goes on), manual_linking_disabled (PT404), user_banned (PT403).
+Errors: no_authorization (PT401), provider_not_found (PT404), provider_disabled (PT422), bad_id_token (PT400: says why), identity_already_exists, email_exists (PT422: it, or its verified address, belongs to another user; the session goes on), manual_linking_disabled (PT404), user_banned (PT403), over_request_rate_limit (PT429).
 Example: select auth.link_identity(''google'', $1, $2);';
 
 create function auth.sign_in_with_id_token(provider text, id_token text, nonce text default null) returns jsonb
@@ -79,5 +79,5 @@ create function auth.sign_in_with_id_token(provider text, id_token text, nonce t
 comment on function auth.sign_in_with_id_token(text, text, text) is
 'Signs in with an account at an OpenID Connect provider and returns a session. The user is the one that the account is linked to; else the one with the same e-mail address, which is then linked, if the provider says that it is verified (and trusts_email is on) and the user has proven it here; else, if nobody is signed in, a new permanent user.
 Arguments: provider, its name; id_token, as the provider issued it; nonce, as the client made it, before any hashing. Pass them as bound parameters.
-Errors: provider_not_found (PT404), provider_disabled (PT422), bad_id_token (PT400: says why), user_banned (PT403), already_signed_in (PT409: link the account with auth.link_identity()).
+Errors: provider_not_found (PT404), provider_disabled (PT422), bad_id_token (PT400: says why), user_banned (PT403), over_request_rate_limit (PT429), already_signed_in (PT409: link the account with auth.link_identity()).
 Example: select auth.sign_in_with_id_token(''google'', $1, $2);';

@@ -15,7 +15,7 @@ create function auth.verify_otp(type text, token text default null, token_hash t
 comment on function auth.verify_otp(text, text, text, text, text) is
 'Proves an address that was claimed with auth.update_user(). A guest is permanent from then on. All sessions and codes from before end; returns a new session.
 Arguments: type, email_change or phone_change; token, the code of six digits, by the user that it was made for, signed in; or token_hash, from the link, which needs no sign-in as long as the user has proven nothing yet (whoever opens it then has the user for its own: device keys go, too); email or phone, the address that is expected, NULL for any.
-Errors: otp_expired (PT403: wrong, used or expired), no_authorization (PT401), user_banned (PT403), email_exists, phone_exists (PT422: somebody else proved it first), manual_linking_disabled (PT404), validation_failed (PT400), over_request_rate_limit (PT429: too many codes were tried), worker_unavailable (PT503: the attempt could not be counted).
+Errors: otp_expired (PT403: wrong, used or expired), no_authorization (PT401), user_banned (PT403), email_exists, phone_exists (PT422: somebody else proved it first), manual_linking_disabled (PT404), validation_failed (PT400), over_request_rate_limit (PT429), conflict (PT409: the address became somebody else''s at this moment), worker_unavailable (PT503: the attempt could not be counted).
 Example: select auth.verify_otp(''email_change'', ''123456'');';
 
 create function auth.resend(type text) returns void
@@ -24,7 +24,7 @@ create function auth.resend(type text) returns void
 comment on function auth.resend(text) is
 'Sends another code to the address that the signed-in user claims; the code before is void.
 Arguments: type, email_change or phone_change.
-Errors: no_authorization (PT401), validation_failed (PT400, or PT422 where no address is claimed), over_email_send_rate_limit, over_sms_send_rate_limit (PT429: see otp_resend_interval and otp_message_limit), and those of auth.update_user().
+Errors: no_authorization (PT401), validation_failed (PT400, or PT422 where no address is claimed), over_request_rate_limit (PT429), over_email_send_rate_limit, over_sms_send_rate_limit (PT429: see otp_resend_interval and otp_message_limit), and those of auth.update_user().
 Example: select auth.resend(''email_change'');';
 
 create function auth.unlink_identity(identity_id uuid) returns jsonb

@@ -28,6 +28,8 @@ begin
     if relation is null then
         raise exception 'validation_failed: the table is missing' using errcode = 'PT400';
     end if;
+    -- Of tables that were dropped since; another may get their OID some day.
+    delete from auth.merge_rules r where not exists (select from pg_class t where t.oid = r.relation);
     if rule is null then
         delete from auth.merge_rules r where r.relation = set_merge_rule.relation;
         return;
@@ -77,6 +79,14 @@ begin
         raise exception 'validation_failed: % is not a function that takes the ids of the guest and of the account', function
             using errcode = 'PT400', hint = 'Its arguments are to be (guest uuid, account uuid).';
     end if;
+    -- It runs with its owner's rights, which are not everybody's to give who administers the extension.
+    if function is not null
+       and not exists (select from pg_proc p join pg_class t on t.oid = relation
+                        where p.oid = function and (p.proowner = t.relowner or pg_has_role(session_user, p.proowner, 'usage'))) then
+        raise exception 'not_function_owner: function % belongs to role "%"', function,
+                        (select p.proowner::regrole::text from pg_proc p where p.oid = function)
+            using errcode = 'PT403', hint = 'It runs with its owner''s rights: let it have the owner of the table, or log in as its owner, a member of that role or a superuser.';
+    end if;
 
     insert into auth.merge_rules as r (relation, rule, sum_columns, function, user_columns)
     values (relation, rule, sum_columns, function::text, user_columns)
@@ -87,48 +97,67 @@ end
 $$;
 comment on function auth.set_merge_rule(regclass, text, name[], regprocedure, name[]) is
 'Says what auth.merge_anonymous_user() does with a table; replaces what was said before.
-Arguments: relation, a table of the application; rule, one of merge (the guest''s rows move; where a unique key collides one row stays), sum (the same, and the row that stays gets the sums of sum_columns), keep_account (the guest''s rows are dropped), keep_guest (the guest''s rows, where it has any, replace the account''s), ignore (the table is not followed), function (a function of the application does it, called as its owner with the ids of guest and account), or NULL for no rule; user_columns, columns that hold the id of a user without a foreign key.
-Errors: validation_failed (PT400).
+Arguments: relation, a table of the application; rule, one of merge (the guest''s rows move; where a unique key collides one row stays), sum (the same, and the row that stays gets the sums of sum_columns), keep_account (the guest''s rows are dropped), keep_guest (the guest''s rows, where it has any, replace the account''s), ignore (the table is not followed), function (a function of the application does it, called as its owner with the ids of guest and account; that is the owner of the table, or the login role has the owner''s rights), or NULL for no rule; user_columns, columns that hold the id of a user without a foreign key.
+Errors: validation_failed (PT400), not_function_owner (PT403).
 Example: select auth.set_merge_rule(''cart_items'', ''sum'', array[''quantity'']);';
 
 create view auth.owned_tables as
-with columns as (
-    select c.conrelid as relation, c.conkey[1] as number, c.conname::text as foreign_key, c.confdeltype as action
+with recursive keys as (
+    select c.conrelid as relation, c.confrelid as referenced, c.conkey as numbers, c.conname::text as foreign_key, c.confdeltype as action
       from pg_catalog.pg_constraint c
-     where c.contype = 'f' and c.confrelid = 'auth.users'::regclass and c.conparentid = 0
-    union all
-    -- With types, so that the view reads the same when pg_upgrade has made it from its text.
-    select a.attrelid, a.attnum, null::text, null::"char"
+     where c.contype = 'f' and c.conparentid = 0
+       -- conenforced is there from Postgres 18 on.
+       and coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)
+), reached as (
+    select k.relation, k.numbers, k.foreign_key, k.action, null::oid as through
+      from keys k
+     where k.referenced = 'auth.users'::regclass
+    union
+    select a.attrelid, array[a.attnum], null, null, null
       from auth.merge_rules r
       cross join pg_catalog.unnest(r.user_columns) u(name)
       join pg_catalog.pg_attribute a on a.attrelid = r.relation and a.attname = u.name
-     where not exists (select from pg_catalog.pg_constraint c
-                        where c.contype = 'f' and c.conrelid = a.attrelid and c.confrelid = 'auth.users'::regclass
-                          and c.conkey = array[a.attnum])
+     where not exists (select from keys k
+                        where k.relation = a.attrelid and k.referenced = 'auth.users'::regclass and k.numbers = array[a.attnum])
+), followed as (
+    select * from reached
+    union
+    select k.relation, k.numbers, k.foreign_key, k.action, k.referenced
+      from followed f join keys k on k.referenced = f.relation
 )
 select n.nspname::text as table_schema,
        t.relname::text as table_name,
-       a.attname::text as column_name,
-       c.foreign_key,
-       case c.action when 'a' then 'NO ACTION' when 'r' then 'RESTRICT' when 'c' then 'CASCADE'
+       c.names as column_name,
+       f.foreign_key,
+       case when f.through is not null
+            then (select pg_catalog.format('%I.%I', tn.nspname, tt.relname)
+                    from pg_catalog.pg_class tt join pg_catalog.pg_namespace tn on tn.oid = tt.relnamespace
+                   where tt.oid = f.through) end as through,
+       case f.action when 'a' then 'NO ACTION' when 'r' then 'RESTRICT' when 'c' then 'CASCADE'
                      when 'n' then 'SET NULL' when 'd' then 'SET DEFAULT' end as on_delete,
        coalesce(r.rule, 'merge') as rule,
        r.sum_columns::text[] as sum_columns,
        r.function,
        i.exists as has_index,
-       case when not i.exists then pg_catalog.format('CREATE INDEX ON %I.%I (%I);', n.nspname, t.relname, a.attname) end as create_index
-  from columns c
-  join pg_catalog.pg_class t on t.oid = c.relation
+       case when not i.exists then pg_catalog.format('CREATE INDEX ON %I.%I (%s);', n.nspname, t.relname, c.quoted) end as create_index
+  from followed f
+  join pg_catalog.pg_class t on t.oid = f.relation
   join pg_catalog.pg_namespace n on n.oid = t.relnamespace
-  join pg_catalog.pg_attribute a on a.attrelid = c.relation and a.attnum = c.number
-  left join auth.merge_rules r on r.relation = c.relation
+  left join auth.merge_rules r on r.relation = f.relation
   cross join lateral (
+      select pg_catalog.string_agg(a.attname, ', ' order by k.i) as names,
+             pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', ' order by k.i) as quoted
+        from pg_catalog.unnest(f.numbers) with ordinality k(number, i)
+        join pg_catalog.pg_attribute a on a.attrelid = f.relation and a.attnum = k.number) c
+  cross join lateral (
+      -- Whose first columns are those of the key, in any order.
       select exists (select from pg_catalog.pg_index x
-                      where x.indrelid = c.relation and x.indkey[0] = c.number and x.indpred is null and x.indisvalid
+                      where x.indrelid = f.relation and x.indpred is null and x.indisvalid
+                        and (x.indkey::smallint[])[0:pg_catalog.cardinality(f.numbers) - 1] @> f.numbers
                         and exists (select from pg_catalog.pg_class o join pg_catalog.pg_am m on m.oid = o.relam
                                      where o.oid = x.indexrelid and m.amname in ('btree', 'hash')))) i
- order by 1, 2, 3;
-comment on view auth.owned_tables is 'The columns of application tables that hold the id of a user, which a merge and a deletion follow: by which foreign key (none where it was registered with auth.set_merge_rule()), what that does on deletion, the merge rule of the table, and whether an index finds a user''s rows, or else the statement that makes one';
+ order by 1, 2, 3, 4;
+comment on view auth.owned_tables is 'The columns of application tables that hold the id of a user, which a merge and a deletion follow: by which foreign key (none where it was registered with auth.set_merge_rule()), what that does on deletion, the merge rule of the table, and whether an index finds a user''s rows, or else the statement that makes one. Then the columns by which rows hang on those, through which other table: they follow where it has rows that collide, or go, or get another key. Rules hold for these tables as well';
 
 create function auth.merge_anonymous_user(guest_token text, on_conflict text default 'account', dry_run boolean default false) returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp

@@ -18,10 +18,11 @@ declare
         'auth.claim_messages(integer, interval, text)', 'auth.acknowledge_message(uuid)',
         'auth.fail_message(uuid, text, boolean)',
         'auth.schedule_cleanup(text)', 'auth.unschedule_cleanup()',
-        'auth.set_merge_rule(regclass, text, name[], regprocedure, name[])'];
+        'auth.set_merge_rule(regclass, text, name[], regprocedure, name[])',
+        'auth.lint_policies()', 'auth.policy_findings()', 'auth.health_checks()', 'auth.health_of_server()'];
     views constant text[] := array[
         'auth.all_settings', 'auth.customizations', 'auth.all_hooks', 'auth.outbox', 'auth.identity_providers',
-        'auth.guest_providers', 'auth.owned_tables'];
+        'auth.guest_providers', 'auth.owned_tables', 'auth.stats', 'auth.health'];
     item text;
 begin
     if login_role is not null and not exists (select from pg_roles where rolname = login_role) then

@@ -81,8 +81,8 @@ create function auth.sign_in_anonymously(data jsonb default '{}', captcha_token 
     as 'MODULE_PATHNAME', 'anon_auth_sign_in_anonymously';
 comment on function auth.sign_in_anonymously(jsonb, text, text, text) is
 'Signs in without credentials. Creates a guest and returns its session: access_token, token_type, expires_in (seconds), expires_at (Unix time), refresh_token, user.
-Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); captcha_token, what a solved captcha gave, where the setting captcha or the provider asks for one; refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as; provider, a guest provider of auth.guest_providers, NULL to go by the settings alone.
-Errors: anonymous_provider_disabled (PT422), provider_not_found (PT404), captcha_failed (PT400), captcha_unavailable (PT503), validation_failed (PT400), and with a refresh_token those of auth.refresh_session().
+Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); captcha_token, what a solved captcha gave (of "altcha": what the widget made of auth.create_challenge(''altcha'')), where the setting captcha or the provider asks for one; refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as; provider, a guest provider of auth.guest_providers, NULL to go by the settings alone.
+Errors: anonymous_provider_disabled (PT422), provider_not_found (PT404), over_request_rate_limit (PT429: see sign_in_rate_limit), captcha_failed (PT400), captcha_unavailable (PT503), validation_failed (PT400), and with a refresh_token those of auth.refresh_session().
 Example: select auth.sign_in_anonymously(''{"theme": "dark"}'');';
 
 create function auth.refresh_session(refresh_token text) returns jsonb
@@ -91,7 +91,7 @@ create function auth.refresh_session(refresh_token text) returns jsonb
 comment on function auth.refresh_session(text) is
 'Returns a new session for a refresh token and replaces that token. A token that was replaced less than refresh_token_reuse_interval ago gets the current one; an older one ends the whole session, even if the caller rolls back.
 Arguments: refresh_token, as a session returned it.
-Errors: refresh_token_not_found, refresh_token_already_used, session_not_found, session_expired (PT401), user_banned (PT403), worker_unavailable (PT503: an old token came back and the revocation could not be stored; nothing was issued).
+Errors: refresh_token_not_found, refresh_token_already_used, session_not_found, session_expired (PT401), user_banned (PT403), over_request_rate_limit (PT429: see refresh_rate_limit), worker_unavailable (PT503: an old token came back and the revocation could not be stored; nothing was issued).
 Example: select auth.refresh_session($1);';
 
 create function auth.sign_out(scope text default 'global') returns void

@@ -106,7 +106,9 @@ create table auth.device_keys (
 create index device_keys_user_id_idx on auth.device_keys (user_id);
 
 comment on table auth.device_keys is 'Public keys with which a user comes back without a session';
+comment on column auth.device_keys.kid is 'Key id, which the device chose';
 comment on column auth.device_keys.public_key is 'Public key as a JWK (RFC 7517)';
+comment on column auth.device_keys.last_used_at is 'When the user last signed in with it; at first, when it was registered';
 
 create function auth.get_user() returns jsonb
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp

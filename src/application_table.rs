@@ -113,6 +113,7 @@ impl Table {
     /// * `updated` – the columns that are updated, quoted; `None` where rows are deleted
     /// * `settled` – foreign keys whose actions are left out of the statement
     pub fn would_lend_rights(&self, updated: Option<&[String]>, settled: &[pg_sys::Oid]) -> Result<Option<String>> {
+        // An action is a trigger of the referenced table, and as such found by an index, unlike the foreign key.
         static SELECT: Statement = Statement::latest(
             c"with recursive reached as (
                   select $1 as relation, $2 as is_delete
@@ -124,14 +125,14 @@ impl Table {
                       from pg_catalog.pg_inherits i where i.inhparent = r.relation
                       union all
                       select f.conrelid, f.confdeltype = 'c'
-                      from pg_catalog.pg_constraint f
-                      where f.contype = 'f' and f.confrelid = r.relation and f.conparentid = 0
+                      from pg_catalog.pg_trigger a join pg_catalog.pg_constraint f on f.oid = a.tgconstraint
+                      where a.tgrelid = r.relation and a.tgisinternal
+                        and f.contype = 'f' and f.confrelid = r.relation and f.conparentid = 0
                         and case when r.is_delete then f.confdeltype else f.confupdtype end in ('c', 'n', 'd')
                         and f.oid <> all ($4)
                         and (r.is_delete or r.relation <> $1
-                             or exists (select from pg_catalog.pg_attribute a
-                                        where a.attrelid = f.confrelid and a.attnum = any (f.confkey)
-                                          and pg_catalog.quote_ident(a.attname) = any ($5)))
+                             or f.confkey && array(select a.attnum from pg_catalog.pg_attribute a
+                                                   where a.attrelid = $1 and pg_catalog.quote_ident(a.attname) = any ($5)))
                         and pg_catalog.current_setting('server_version_num')::integer < 180000) next)
               select distinct c.oid, c.oid::pg_catalog.regclass::text, c.relowner <> $3,
                      exists (select from pg_catalog.pg_trigger g where g.tgrelid = c.oid and not g.tgisinternal)

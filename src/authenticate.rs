@@ -3,7 +3,7 @@
 use crate::compat;
 use crate::error::{Result, error, warning};
 use crate::function::Args;
-use crate::{claims, guc, sql_function};
+use crate::{claims, guc, sql_function, statement_user};
 use pgrx::pg_sys;
 use std::ffi::CString;
 
@@ -58,6 +58,7 @@ fn take_role(role: &str) -> Result<()> {
             },
         );
     }
+    statement_user::changes();
     guc::set_local("role", role)
 }
 

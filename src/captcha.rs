@@ -9,7 +9,7 @@ use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::identity_providers::{shortened, shown_url, texts};
 use crate::spi::{self, Row, Statement};
-use crate::{client_address, https, jsonb::Jsonb, keys, settings, sql_function};
+use crate::{altcha, client_address, https, jsonb::Jsonb, keys, settings, sql_function};
 use anon_auth_core::seal;
 use anon_auth_core::siteverify::{self, Expected, Refusal, Service};
 use pgrx::pg_sys;
@@ -33,6 +33,7 @@ pub fn check(kind: &str, token: Option<&str>) -> Result<()> {
         "off" => Ok(()),
         "turnstile" => verify(Service::Turnstile, given(token)?),
         "hcaptcha" => verify(Service::HCaptcha, given(token)?),
+        "altcha" => altcha::verify(given(token)?),
         other => Err(unavailable(format!("\"{}\" is not a captcha", shortened(other)))),
     }
 }

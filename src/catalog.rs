@@ -241,6 +241,13 @@ fn lock_in_mode(table: pg_sys::Oid, mode: u32) -> crate::error::Result<()> {
     crate::spi::catch(|| unsafe { LockRelationOid(table, mode as _) })
 }
 
+/// Locks a table of the extension's to the end of the transaction against others who do the same, unless somebody has
+/// it; readers and writers are not held up.
+pub fn lock_if_free(table: &str) -> bool {
+    let mode = pg_sys::ShareUpdateExclusiveLock as _;
+    find_relation("auth", table).is_some_and(|table| unsafe { pg_sys::ConditionalLockRelationOid(table, mode) })
+}
+
 /// The relation of that name.
 pub fn find_relation(schema: &str, name: &str) -> Option<pg_sys::Oid> {
     let (schema, name) = (CString::new(schema).ok()?, CString::new(name).ok()?);

@@ -1,6 +1,7 @@
-//! Clean-up: expired guests, sessions, one-time tokens and messages go, one batch at a time.
+//! Clean-up: expired guests, sessions, one-time tokens, messages and challenges go, one batch at a time.
 
 use crate::as_owner;
+use crate::challenges;
 use crate::clock;
 use crate::delivery;
 use crate::error::{Error, Result, error, invalid};
@@ -9,7 +10,7 @@ use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
-use crate::sql_function;
+use crate::{catalog, sql_function, stats};
 use pgrx::pg_sys;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -28,6 +29,7 @@ pub struct Outcome {
     one_time_tokens: u64,
     audit_log_entries: u64,
     messages: u64,
+    challenges: u64,
     /// Guests that it had to leave for the first time.
     pub newly_left: u64,
     /// Where to go on with the guests that had to be left before.
@@ -66,6 +68,7 @@ impl Outcome {
             "one_time_tokens": self.one_time_tokens,
             "audit_log_entries": self.audit_log_entries,
             "messages": self.messages,
+            "challenges": self.challenges,
             "recheck_after": self.recheck_after.map(|id| id.to_string()),
             "more": self.more,
         })
@@ -121,7 +124,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn new(settings: &Settings) -> Self {
+    pub fn new(settings: &Settings) -> Self {
         let now = clock::now();
         // Nobody is out of reach before the sessions are: that much idleness is needed in any case, and it
         // keeps the index scan to guests who have it.
@@ -163,6 +166,7 @@ fn cleanup_expired_users(args: &Args) -> Result<Jsonb> {
     let settings = settings::current()?;
     if !dry_run {
         let outcome = clean_up(batch, recheck_after, &settings)?;
+        keep_records(&outcome)?;
         if outcome.is_news() {
             crate::audit::record("cleanup", None, outcome.to_json())?;
         }
@@ -185,6 +189,31 @@ fn cleanup_expired_users(args: &Args) -> Result<Jsonb> {
 }
 sql_function!(anon_auth_cleanup_expired_users, cleanup_expired_users);
 
+/// Notes for `auth.stats` and `auth.health` what was done, and when.
+fn keep_records(outcome: &Outcome) -> Result<()> {
+    /// How often, in microseconds: a batch that has nothing else to do is to cost nothing.
+    const INTERVAL: i64 = 60_000_000;
+    static IS_RECENT: Statement =
+        Statement::new(c"select from auth.cleanup_runs where finished_at > $1", &[pg_sys::TIMESTAMPTZOID]);
+    static NOTE_RUN: Statement = Statement::new(
+        c"insert into auth.cleanup_runs (finished_at) values ($1)
+          on conflict (is_last) do update set finished_at = excluded.finished_at",
+        &[pg_sys::TIMESTAMPTZOID],
+    );
+    if outcome.deleted > 0 {
+        stats::note_ended(outcome.deleted as i64, 0, outcome.deleted as i64)?;
+    }
+    let now = clock::now();
+    // With an old snapshot days would be added up without what has happened since; and two at once would wait for
+    // each other. The next run does it.
+    let sees_all = unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_REPEATABLE_READ as i32;
+    if sees_all && IS_RECENT.run(&[spi::timestamp(now - INTERVAL)])? == 0 && catalog::lock_if_free("daily_stats") {
+        stats::close_days(now)?;
+        NOTE_RUN.run(&[spi::timestamp(now)])?;
+    }
+    Ok(())
+}
+
 fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outcome> {
     // Before the first code of an application's, and where no rollback of a part can undo it.
     as_owner::settle_constraints()?;
@@ -195,8 +224,10 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;
     outcome.messages = delivery::clean_up(limits.now, limits.now - settings.message_retention, batch)?;
-    outcome.more |= [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages]
-        .contains(&(batch as u64));
+    outcome.challenges = challenges::clean_up(limits.now, batch)?;
+    let parts =
+        [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages, outcome.challenges];
+    outcome.more |= parts.contains(&(batch as u64));
     Ok(outcome)
 }
 

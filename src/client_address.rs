@@ -22,7 +22,8 @@ pub fn current() -> Result<ClientAddress> {
     }
 }
 
-fn of_connection() -> Result<ClientAddress> {
+/// The address of the connection, whatever a header says.
+pub fn of_connection() -> Result<ClientAddress> {
     static SELECT: Statement = Statement::new(c"select pg_catalog.host(pg_catalog.inet_client_addr())", &[]);
     thread_local! {
         static ADDRESS: OnceCell<ClientAddress> = const { OnceCell::new() };

@@ -12,6 +12,11 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }
 }
 
+/// Whole seconds from now to a time that is to come, at least one.
+pub fn seconds_until(time: i64) -> u64 {
+    time.saturating_sub(now()).max(1).unsigned_abs().div_ceil(SECOND.unsigned_abs())
+}
+
 /// Whole seconds since the Unix epoch, as in tokens (RFC 7519 NumericDate).
 pub fn unix_seconds(time: i64) -> i64 {
     time.div_euclid(SECOND) + EPOCH_SECONDS

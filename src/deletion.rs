@@ -4,7 +4,7 @@
 //! the referenced row, here the owner of the extension. So each key's delete action is applied first, as the
 //! owner of the referencing table; when the row in `auth.users` goes, nothing is left to cascade. An AFTER
 //! STATEMENT trigger would fire even then, for no row; therefore the keys that were dealt with do not get to
-//! act again: their triggers are left out of that one DELETE.
+//! act again: their triggers are left out of that one DELETE, and what they stand for is checked after it.
 
 use crate::error::{Result, error};
 use crate::executor;
@@ -25,7 +25,7 @@ pub fn delete(users: &[Uuid]) -> Result<()> {
     for key in &keys {
         key.apply_delete_action(users)?;
     }
-    delete_unreferenced(users, keys)
+    delete_unreferenced(users, &keys, || keys.iter().try_for_each(|key| key.check_no_rows(users)))
 }
 
 /// The foreign keys to `auth.users`; from here on no other session adds any.
@@ -39,25 +39,17 @@ pub fn lock_foreign_keys() -> Result<Vec<ForeignKey>> {
 
 /// Deletes users whose rows in application tables were dealt with.
 ///
+/// # Arguments
+/// * `keys` – from [`lock_foreign_keys`]
+/// * `check` – fails where there are rows of theirs; it only reads
+///
 /// # Errors
-/// `user_still_referenced` where there are any.
-pub fn delete_unreferenced(users: &[Uuid], keys: Vec<ForeignKey>) -> Result<()> {
+/// `user_still_referenced` where a foreign key was added meanwhile; and those of `check`.
+pub fn delete_unreferenced(users: &[Uuid], keys: &[ForeignKey], check: impl FnOnce() -> Result<()>) -> Result<()> {
     const SQL: &CStr = c"delete from auth.users where id = any ($1)";
     static DELETE: Statement = Statement::new(SQL, &[pg_sys::UUIDARRAYOID]);
 
-    // A trigger may have put rows back into any of the tables, or have added a foreign key. The checks only read, so
-    // if anything was written meanwhile, code of an application ran in them after all.
-    let command = unsafe { pg_sys::GetCurrentCommandId(false) };
-    for key in &keys {
-        key.check_no_rows(users)?;
-    }
-    if unsafe { pg_sys::GetCurrentCommandId(false) } != command {
-        return Err(error(
-            409,
-            "conflict",
-            "a function of an application wrote rows while the user was being deleted",
-        ));
-    }
+    // By a trigger.
     if let Some(key) = foreign_keys::all()?.iter().find(|key| keys.iter().all(|k| k.constraint != key.constraint)) {
         let message =
             format!("foreign key \"{}\" of table {} was added during the deletion", key.name, key.table.name);
@@ -65,5 +57,17 @@ pub fn delete_unreferenced(users: &[Uuid], keys: Vec<ForeignKey>) -> Result<()> 
     }
     let dealt_with = keys.iter().map(|key| key.constraint).collect();
     executor::without_foreign_keys(SQL, dealt_with, || DELETE.run(&[spi::uuids(users)]))?;
+
+    // Now, since a trigger of auth.users, too, may have put rows back into any of the tables. If anything is written
+    // meanwhile, code of an application runs in the checks after all.
+    let command = unsafe { pg_sys::GetCurrentCommandId(false) };
+    check()?;
+    if unsafe { pg_sys::GetCurrentCommandId(false) } != command {
+        return Err(error(
+            409,
+            "conflict",
+            "a function of an application wrote rows while the user was being deleted",
+        ));
+    }
     Ok(())
 }

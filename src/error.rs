@@ -4,7 +4,9 @@
 //! are raised once, at the border (`function.rs`). Errors that Postgres raised itself are kept whole, since
 //! pgrx's own conversion loses SQLSTATEs that it does not know and the names of tables and constraints.
 
+use crate::postgrest;
 use pgrx::pg_sys;
+use serde_json::json;
 use std::ffi::CString;
 
 /// What every fallible function of the extension returns.
@@ -27,6 +29,8 @@ pub struct Report {
     hint: Option<String>,
     /// Table, qualified, and constraint.
     about: Option<(String, String)>,
+    /// Seconds after which it is worth trying again.
+    retry_after: Option<u64>,
 }
 
 /// An error `code: message` with SQLSTATE `PT` and the HTTP status.
@@ -43,6 +47,7 @@ pub fn error(status: u16, code: &str, message: impl AsRef<str>) -> Error {
         detail: None,
         hint: None,
         about: None,
+        retry_after: None,
     }))
 }
 
@@ -55,6 +60,7 @@ pub fn raised(error: &Error, edit: impl Fn(&str) -> String) -> Error {
         detail: detail.as_deref().map(&edit),
         hint: hint.as_deref().map(&edit),
         about: None,
+        retry_after: None,
     }))
 }
 
@@ -66,6 +72,7 @@ pub fn serialization_failure() -> Error {
         detail: None,
         hint: Some("Run the transaction again.".into()),
         about: None,
+        retry_after: None,
     }))
 }
 
@@ -79,6 +86,22 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         if let Error::Ours(report) = &mut self {
             report.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// Says in how many seconds to try again: first thing in the hint, and where PostgREST asks, in the answer's header
+    /// `Retry-After`.
+    pub fn retry_after(mut self, seconds: u64) -> Self {
+        if let Error::Ours(report) = &mut self {
+            let wait = match seconds {
+                1 => "1 second".into(),
+                ..120 => format!("{seconds} seconds"),
+                _ => format!("{} minutes", seconds.div_ceil(60)),
+            };
+            let rest = report.hint.take().map_or_else(String::new, |hint| format!(" {hint}"));
+            report.hint = Some(format!("Try again in {wait}.{rest}"));
+            report.retry_after = Some(seconds);
         }
         self
     }
@@ -201,7 +224,12 @@ impl Error {
     pub fn into_error_data(self) -> *mut pg_sys::ErrorData {
         match self {
             Error::Postgres(data, _) => data,
-            Error::Ours(report) => unsafe {
+            Error::Ours(mut report) => unsafe {
+                if let Some(seconds) = report.retry_after
+                    && postgrest::is_request()
+                {
+                    report.give_headers(json!({"Retry-After": seconds.to_string()}));
+                }
                 let data = pg_sys::palloc0(size_of::<pg_sys::ErrorData>()) as *mut pg_sys::ErrorData;
                 (*data).elevel = pgrx::PgLogLevel::ERROR as i32;
                 (*data).sqlerrcode = make_sqlstate(&report.sqlstate);
@@ -216,6 +244,19 @@ impl Error {
                 data
             },
         }
+    }
+}
+
+impl Report {
+    /// Puts it into the form by which PostgREST gives an answer headers: the body is the message, the rest the detail.
+    /// The body is what PostgREST would have made of the error without.
+    fn give_headers(&mut self, headers: serde_json::Value) {
+        let code = String::from_utf8_lossy(&self.sqlstate).into_owned();
+        let status: u16 = code.get(2..).and_then(|digits| digits.parse().ok()).unwrap_or(500);
+        let (detail, hint) = (self.detail.take(), self.hint.take());
+        self.message = json!({"code": code, "message": self.message, "details": detail, "hint": hint}).to_string();
+        self.detail = Some(json!({"status": status, "headers": headers}).to_string());
+        self.sqlstate = *b"PGRST";
     }
 }
 

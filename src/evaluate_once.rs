@@ -194,6 +194,14 @@ unsafe fn is_list_of_lists(list: *mut pg_sys::List) -> bool {
     }
 }
 
+/// Whether an expression could be replaced, and is more than the call of a reader.
+///
+/// # Safety
+/// `node` is an expression, or any other node but a list.
+pub unsafe fn is_worthwhile(node: *mut Node) -> bool {
+    unsafe { Expression::examined(node).is_worthwhile }
+}
+
 /// What there is to know of an expression.
 struct Expression {
     /// It calls a reader.

@@ -276,12 +276,6 @@ pub fn forget_expired() -> Result<bool> {
 }
 
 fn too_many(kind: Kind, until: i64) -> Error {
-    let seconds = ((until - clock::now()) / 1_000_000 + 1).max(1);
-    let wait = match seconds {
-        1 => "1 second".into(),
-        2..120 => format!("{seconds} seconds"),
-        _ => format!("{} minutes", (seconds + 59) / 60),
-    };
     let (code, message) = match kind {
         Kind::Message(channel) => (
             channel.rate_limit_error(),
@@ -289,5 +283,5 @@ fn too_many(kind: Kind, until: i64) -> Error {
         ),
         _ => ("over_request_rate_limit", "there were too many attempts"),
     };
-    error(429, code, message).hint(format!("Try again in {wait}."))
+    error(429, code, message).retry_after(clock::seconds_until(until))
 }

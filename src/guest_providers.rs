@@ -22,6 +22,8 @@ pub struct GuestProvider {
     disabled: bool,
     /// Microseconds.
     session_lifetime: Option<i64>,
+    /// Sign-ins an hour and client address, in place of the setting, and counted apart; 0 for no limit.
+    pub rate_limit: Option<i32>,
     /// In place of the setting.
     pub captcha: Option<String>,
 }
@@ -53,6 +55,7 @@ fn stored() -> Rc<Vec<GuestProvider>> {
                     session_lifetime: row
                         .get::<pgrx::datum::Interval>(c"session_lifetime")
                         .map(|lifetime| lifetime.as_micros() as i64),
+                    rate_limit: row.get(c"rate_limit"),
                     captcha: row.get(c"captcha"),
                 });
             });
@@ -111,10 +114,10 @@ fn set(args: &Args) -> Result<Jsonb> {
         return Err(invalid("the session lifetime is not an interval of 1 second to 36525 days"));
     }
     if let Some(limit) = args.get::<i32>(3)
-        && limit < 1
+        && limit < 0
     {
-        return Err(invalid(format!("the rate limit {limit} is not a positive number"))
-            .hint("It is how many guests a client address can make in an hour."));
+        return Err(invalid(format!("the rate limit {limit} is negative"))
+            .hint("It is how many guests a client address can make in an hour; 0 turns the limit off."));
     }
     let captcha = args.text(4)?.map(|captcha| settings::canonical("captcha", &captcha)).transpose()?;
     let values = [

@@ -5,8 +5,9 @@ use crate::error::{Result, error};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::one_time_tokens::{self, Purpose, otp_expired};
-use crate::{client_address, clock, linking, postgrest, sessions, settings, sql_function};
+use crate::{client_address, clock, device_keys, linking, postgrest, sessions, settings, sql_function, users};
 use anon_auth_core::code;
 use serde_json::json;
 
@@ -27,7 +28,7 @@ fn create(purpose: Purpose, code: &str) -> Result<Jsonb> {
 }
 
 fn redeem(purpose: Purpose, code: &str) -> Result<Jsonb> {
-    let token = one_time_tokens::lock_user_of(purpose, code)?;
+    let token = one_time_tokens::lock_user_of(purpose, code, |token| users::lock(token.user))?;
     let user = linking::lock(token.user)?;
     if !user.is_anonymous {
         return Err(otp_expired());
@@ -46,8 +47,11 @@ sql_function!(anon_auth_create_promotion_code, create_promotion_code);
 /// Not counted as a guess: nobody guesses 256 bits.
 fn redeem_promotion_code(args: &Args) -> Result<Jsonb> {
     writes(c"auth.redeem_promotion_code()");
+    limits::take(Call::Verify)?;
     linking::check_enabled()?;
-    redeem(Purpose::Promotion, &args.text(0)?.unwrap_or_default())
+    let code = args.text(0)?.unwrap_or_default();
+    // What a device key signs has dots, a code has none.
+    if code.contains('.') { device_keys::sign_in_to_promote(&code) } else { redeem(Purpose::Promotion, &code) }
 }
 sql_function!(anon_auth_redeem_promotion_code, redeem_promotion_code);
 
@@ -59,6 +63,7 @@ sql_function!(anon_auth_create_transfer_code, create_transfer_code);
 
 fn redeem_transfer_code(args: &Args) -> Result<Jsonb> {
     writes(c"auth.redeem_transfer_code()");
+    limits::take(Call::Verify)?;
     let code = code::read_typed(&args.text(0)?.unwrap_or_default()).ok_or_else(otp_expired)?;
     // By the first half, of which there are 33 million: one who guesses shall not lock out who has a code.
     guesses::count(&Subject::code(Purpose::Transfer.name(), &code[..5]), &client_address::current()?)?;

@@ -3,6 +3,7 @@
 use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::linking::{self, Identity};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
@@ -36,6 +37,7 @@ fn proven(args: &Args) -> Result<Identity> {
 
 fn link_identity(args: &Args) -> Result<Jsonb> {
     writes(c"auth.link_identity()");
+    limits::take(Call::Verify)?;
     let (user, _) = claims::require()?;
     let identity = proven(args)?;
     linking::check_enabled()?;
@@ -49,6 +51,7 @@ sql_function!(anon_auth_link_identity, link_identity);
 
 fn sign_in_with_id_token(args: &Args) -> Result<Jsonb> {
     writes(c"auth.sign_in_with_id_token()");
+    limits::take(Call::Verify)?;
     sign_in(&proven(args)?)
 }
 sql_function!(anon_auth_sign_in_with_id_token, sign_in_with_id_token);

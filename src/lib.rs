@@ -5,6 +5,7 @@
 
 use pgrx::pg_sys;
 
+mod altcha;
 mod application_table;
 mod as_owner;
 mod audit;
@@ -12,6 +13,7 @@ mod authenticate;
 mod cache;
 mod captcha;
 mod catalog;
+mod challenges;
 mod claims;
 mod cleanup;
 mod client_address;
@@ -19,6 +21,7 @@ mod clock;
 mod compat;
 mod deletion;
 mod delivery;
+mod device_keys;
 mod error;
 mod evaluate_once;
 mod executor;
@@ -29,6 +32,7 @@ mod guc;
 mod guesses;
 mod guest_providers;
 mod handover;
+mod health;
 mod hook_events;
 mod hook_function;
 mod hooks;
@@ -40,7 +44,9 @@ mod json;
 mod jsonb;
 mod key_rotation;
 mod keys;
+mod limits;
 mod linking;
+mod lint;
 mod mailbox;
 mod merge;
 mod one_time_tokens;
@@ -51,8 +57,11 @@ mod provider_keys;
 mod readers;
 mod sessions;
 mod settings;
+mod shared_buckets;
 mod sign_in;
 mod spi;
+mod statement_user;
+mod stats;
 mod time_limit;
 mod update_user;
 mod users;
@@ -74,13 +83,18 @@ pgrx::extension_sql_file!("../sql/delivery.sql", name = "delivery", requires = [
 pgrx::extension_sql_file!("../sql/linking.sql", name = "linking", requires = ["delivery"]);
 pgrx::extension_sql_file!("../sql/passwords.sql", name = "passwords", requires = ["linking"]);
 pgrx::extension_sql_file!("../sql/handover.sql", name = "handover", requires = ["passwords"]);
-pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["handover"]);
-pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/stats.sql", name = "stats", requires = ["handover"]);
+pgrx::extension_sql_file!("../sql/cleanup.sql", name = "cleanup", requires = ["stats"]);
+pgrx::extension_sql_file!("../sql/device_keys.sql", name = "device_keys", requires = ["cleanup"]);
+pgrx::extension_sql_file!("../sql/identity_providers.sql", name = "identity_providers", requires = ["device_keys"]);
 pgrx::extension_sql_file!("../sql/merge.sql", name = "merge", requires = ["identity_providers"]);
 pgrx::extension_sql_file!("../sql/import.sql", name = "import", requires = ["merge"]);
 pgrx::extension_sql_file!("../sql/guest_providers.sql", name = "guest_providers", requires = ["import"]);
 pgrx::extension_sql_file!("../sql/captcha.sql", name = "captcha", requires = ["guest_providers"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["captcha"]);
+pgrx::extension_sql_file!("../sql/policies.sql", name = "policies", requires = ["captcha"]);
+pgrx::extension_sql_file!("../sql/health.sql", name = "health", requires = ["policies"]);
+pgrx::extension_sql_file!("../sql/postgrest.sql", name = "postgrest", requires = ["health"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["postgrest"]);
 pgrx::extension_sql_file!("../sql/customizations.sql", name = "customizations", requires = ["roles"]);
 pgrx::extension_sql_file!("../sql/finish.sql", name = "finish", requires = ["customizations"], finalize);
 
@@ -90,6 +104,7 @@ pub extern "C-unwind" fn _PG_init() {
     guc::define();
     as_owner::install_hook();
     executor::install_hook();
+    statement_user::install_hook();
     evaluate_once::install_hook();
     unsafe {
         pg_sys::RegisterXactCallback(Some(at_transaction_event), std::ptr::null_mut());
@@ -110,6 +125,7 @@ unsafe extern "C-unwind" fn at_transaction_event(event: pg_sys::XactEvent::Type,
             | XACT_EVENT_PREPARE
     ) {
         claims::at_transaction_end();
+        statement_user::at_transaction_end();
     }
 }
 

@@ -147,9 +147,16 @@ pub fn of_user(user: Uuid, purpose: Purpose) -> Result<Option<OneTimeToken>> {
 
 /// Locks the user for whom this token was made and returns the token, which is not expired.
 ///
+/// # Arguments
+/// * `lock` – locks the user, and whom else it has to
+///
 /// # Errors
 /// `otp_expired`, and serialization failures.
-pub fn lock_user_of(purpose: Purpose, token: &str) -> Result<OneTimeToken> {
+pub fn lock_user_of(
+    purpose: Purpose,
+    token: &str,
+    lock: impl FnOnce(&OneTimeToken) -> Result<()>,
+) -> Result<OneTimeToken> {
     static SELECT: Statement = Statement::latest(
         c"select user_id, relates_to, code_hash, created_at, expires_at from auth.one_time_tokens
           where token_hash = $1 and token_type = $2",
@@ -159,7 +166,7 @@ pub fn lock_user_of(purpose: Purpose, token: &str) -> Result<OneTimeToken> {
     let find =
         || SELECT.first(&[spi::value(hash.as_slice()), spi::value(purpose.name())], |row| Ok(read(row, purpose)));
     if let Some(found) = find()? {
-        users::lock(found.user)?;
+        lock(&found)?;
         // Somebody else may have used it up before the lock was free.
         if let Some(found) = find()?
             && !found.is_expired()

@@ -4,6 +4,7 @@ use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::users::User;
@@ -55,6 +56,7 @@ pub fn set(user: &User, session: Option<Uuid>, password: &str) -> Result<()> {
 /// # Errors
 /// `weak_password` and `validation_failed`, which tell nothing and are not counted; `over_request_rate_limit`.
 pub fn count_attempt(user: Uuid, password: &str) -> Result<()> {
+    limits::take(Call::Password)?;
     check_strength(password, &*settings::current()?)?;
     guesses::count(&subject(user), &client_address::current()?)
 }
@@ -119,6 +121,7 @@ fn keep_up_cost(user: Uuid, password: &str, hash: &str, cost: Cost) -> Result<()
 
 fn sign_in_with_password(args: &Args) -> Result<Jsonb> {
     writes(c"auth.sign_in_with_password()");
+    limits::take(Call::Password)?;
     let (email, password, phone) = (args.text(0)?, args.text(1)?, args.text(2)?);
     let address = Address::one_of(email, phone)?
         .ok_or_else(|| invalid("neither an e-mail address nor a phone number is given"))?;

@@ -34,7 +34,8 @@ pub fn header(name: &str) -> Option<String> {
 fn pre_request(_: &Args) -> Result<()> {
     let headers = request_headers();
     let Some(authorization) = headers.as_ref().and_then(|headers| headers.get("authorization")) else {
-        return Ok(());
+        // Whatever this connection was used for before.
+        return guc::set_local("anon_auth.access_token", "");
     };
     // RFC 6750, section 2.1; the scheme's name is case-insensitive.
     let token = authorization
@@ -49,9 +50,14 @@ fn pre_request(_: &Args) -> Result<()> {
 }
 sql_function!(anon_auth_pre_request, pre_request);
 
-/// Keeps an answer that holds tokens out of caches, where it goes through PostgREST.
+/// Whether PostgREST is who gets the answer. An application that tells where its client is sets the headers alone.
+pub fn is_request() -> bool {
+    request_setting(c"request.method").is_some()
+}
+
+/// Keeps an answer that is for one user's eyes out of caches, where it goes through PostgREST.
 pub fn forbid_caching() -> Result<()> {
-    if request_setting(c"request.method").is_none() && request_setting(c"request.headers").is_none() {
+    if !is_request() && request_setting(c"request.headers").is_none() {
         return Ok(());
     }
     let mut headers = request_setting(c"response.headers")

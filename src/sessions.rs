@@ -7,6 +7,7 @@ use crate::error::{Error, Result, error, invalid, serialization_failure};
 use crate::function::{Args, writes};
 use crate::hook_events;
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::own_transaction::{self, Request};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
@@ -292,6 +293,7 @@ pub fn refresh(token: &str) -> Result<Jsonb> {
         &[pg_sys::UUIDOID, pg_sys::BYTEAOID, pg_sys::BYTEAOID, pg_sys::BYTEAOID, pg_sys::TIMESTAMPTZOID],
     );
     writes(c"auth.refresh_session()");
+    limits::take(Call::Refresh)?;
     let settings = settings::current()?;
     let token = verify_refresh_token(token)?;
     keys::current()?;

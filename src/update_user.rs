@@ -3,6 +3,7 @@
 use crate::error::{Result, invalid};
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::one_time_tokens::{self, Purpose};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
@@ -19,6 +20,9 @@ fn update_user(args: &Args) -> Result<Jsonb> {
         return Err(invalid("the attributes are not a JSON object").hint(ATTRIBUTES));
     };
     let attributes = Attributes::read(&attributes)?;
+    for _ in attributes.addresses() {
+        limits::take(Call::Otp)?;
+    }
     if let Some(password) = &attributes.password {
         passwords::count_attempt(user, password)?;
     }
@@ -31,7 +35,7 @@ fn update_user(args: &Args) -> Result<Jsonb> {
         passwords::set(&user, session, password)?;
     }
     // Last: a message that was counted is not taken back.
-    for address in [&attributes.email, &attributes.phone].into_iter().flatten() {
+    for address in attributes.addresses() {
         verification::request(&user, address)?;
     }
     answer(user.id)
@@ -71,6 +75,10 @@ impl Attributes {
             password: text("password")?.map(str::to_owned),
             has_data: attributes.contains_key("data"),
         })
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = &Address> {
+        [&self.email, &self.phone].into_iter().flatten()
     }
 }
 

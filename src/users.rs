@@ -7,7 +7,7 @@ use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
-use crate::sql_function;
+use crate::{postgrest, sql_function};
 use pgrx::pg_sys;
 use serde_json::{Map, Value, json};
 use std::ffi::CStr;
@@ -229,6 +229,15 @@ pub fn lock_for_deletion(id: Uuid) -> Result<()> {
     LOCK.run(&[spi::uuid(id)]).map(|_| ())
 }
 
+/// Locks two users, in the order in which everybody does who locks two.
+///
+/// # Arguments
+/// * `lock` – locks one
+pub fn lock_both(one: Uuid, other: Uuid, lock: impl Fn(Uuid) -> Result<()>) -> Result<()> {
+    lock(one.min(other))?;
+    lock(one.max(other))
+}
+
 /// Locks the row of a user against other changes to the user and its sessions.
 pub fn lock(id: Uuid) -> Result<()> {
     static LOCK: Statement =
@@ -258,6 +267,7 @@ fn get_user(_: &Args) -> Result<Jsonb> {
     let (user, _) = claims::require()?;
     let user = find(user)?.ok_or_else(claims::not_signed_in)?;
     let identities = identities(user.id)?;
+    postgrest::forbid_caching()?;
     Ok(Jsonb(user.to_json(identities)))
 }
 sql_function!(anon_auth_get_user, get_user);
@@ -279,6 +289,7 @@ fn user_info(_: &Args) -> Result<Jsonb> {
         info.insert("phone_number_verified".into(), user.proven_phone().is_some().into());
     }
     info.insert("updated_at".into(), clock::unix_seconds(user.updated_at).into());
+    postgrest::forbid_caching()?;
     Ok(Jsonb(info.into()))
 }
 sql_function!(anon_auth_user_info, user_info);

@@ -8,12 +8,14 @@ use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::guesses::{self, Subject};
 use crate::jsonb::Jsonb;
+use crate::limits::{self, Call};
 use crate::linking::{self, Proof, Prover};
 use crate::one_time_tokens::{self, OneTimeToken, Purpose, otp_expired};
 use crate::settings;
 use crate::users::{self, User};
 use crate::{claims, client_address, clock, sessions, sql_function};
 use anon_auth_core::address;
+use uuid::Uuid;
 
 /// An e-mail address or a phone number, normalised.
 #[derive(Clone, PartialEq)]
@@ -61,7 +63,7 @@ impl Address {
     }
 
     /// The user for whom it has been proven.
-    pub fn owner(&self) -> Result<Option<uuid::Uuid>> {
+    pub fn owner(&self) -> Result<Option<Uuid>> {
         match self {
             Address::Email(address) => users::with_proven_email(address),
             Address::Phone(number) => users::with_proven_phone(number),
@@ -147,12 +149,12 @@ fn check_enabled(user: &User, address: &Address) -> Result<()> {
 }
 
 fn check_resend_interval(before: &OneTimeToken, address: &Address) -> Result<()> {
-    let wait = before.created_at + settings::current()?.otp_resend_interval - clock::now();
-    if wait <= 0 {
+    let until = before.created_at + settings::current()?.otp_resend_interval;
+    if until <= clock::now() {
         return Ok(());
     }
     Err(error(429, address.channel().rate_limit_error(), "a code was sent a moment ago")
-        .hint(format!("Try again in {} seconds.", (wait as u64).div_ceil(1_000_000))))
+        .retry_after(clock::seconds_until(until)))
 }
 
 fn send(user: &User, address: &Address) -> Result<()> {
@@ -172,6 +174,7 @@ fn send(user: &User, address: &Address) -> Result<()> {
 
 fn verify_otp(args: &Args) -> Result<Jsonb> {
     writes(c"auth.verify_otp()");
+    limits::take(Call::Verify)?;
     let purpose = purpose(args.text(0)?)?;
     let (code, token_hash) = (args.text(1)?, args.text(2)?);
     let address = Address::one_of(args.text(3)?, args.text(4)?)?;
@@ -199,18 +202,26 @@ fn verify_code(purpose: Purpose, code: &str, address: Option<Address>) -> Result
     // Before anything is judged, and whatever becomes of this transaction.
     guesses::count(&Subject::own_code(purpose.name(), user), &client_address::current()?)?;
 
+    let mut locked = None;
+    if let Some(token) = one_time_tokens::of_user(user, purpose)? {
+        locked = lock_users(&token, purpose)?;
+    }
     let (user, _) = linking::lock_caller()?;
     let token = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(otp_expired)?;
     if !token.is_code(code)? {
         return Err(otp_expired());
     }
-    prove(&user, token, purpose, address, Prover::User)
+    prove(&user, token, purpose, address, Prover::User, locked)
 }
 
 /// A link, which nobody can guess. It works where nobody is signed in; but then only for a user who has proven
 /// nothing yet, since whoever opened it need not be whoever asked for it.
 fn verify_link(purpose: Purpose, token: &str, address: Option<Address>) -> Result<Jsonb> {
-    let token = one_time_tokens::lock_user_of(purpose, token)?;
+    let mut locked = None;
+    let token = one_time_tokens::lock_user_of(purpose, token, |token| {
+        locked = lock_users(token, purpose)?;
+        Ok(())
+    })?;
     let user = linking::lock(token.user)?;
     let signed_in = claims::require().map(|(user, _)| user).map_err(Error::discard).ok();
     let prover = match signed_in == Some(user.id) {
@@ -221,26 +232,52 @@ fn verify_link(purpose: Purpose, token: &str, address: Option<Address>) -> Resul
         return Err(error(401, "no_authorization", "this link is good only where its user is signed in")
             .hint("Open it where you asked for it, or type the code there."));
     }
-    prove(&user, token, purpose, address, prover)
+    prove(&user, token, purpose, address, prover, locked)
 }
 
+/// Locks the user of a code and, where the code may sign it in to the owner of the address, that one, too: as a merge
+/// does, in the order of their ids. Returns the owner.
+fn lock_users(token: &OneTimeToken, purpose: Purpose) -> Result<Option<Uuid>> {
+    let owner = match users::find(token.user)? {
+        Some(user) => linking::user_to_sign_in_to(&user, proven_by(token, purpose).owner()?)?,
+        None => None,
+    };
+    match owner {
+        Some(owner) => users::lock_both(token.user, owner, users::lock)?,
+        None => users::lock(token.user)?,
+    }
+    Ok(owner)
+}
+
+/// The address that a code proves.
+fn proven_by(token: &OneTimeToken, purpose: Purpose) -> Address {
+    match purpose {
+        Purpose::PhoneChange => Address::Phone(token.address.clone()),
+        _ => Address::Email(token.address.clone()),
+    }
+}
+
+/// # Arguments
+/// * `locked` – the owner of the address whose row is locked, if any
 fn prove(
     user: &User,
     token: OneTimeToken,
     purpose: Purpose,
     expected: Option<Address>,
     prover: Prover,
+    locked: Option<Uuid>,
 ) -> Result<Jsonb> {
-    let address = match purpose {
-        Purpose::PhoneChange => Address::Phone(token.address.clone()),
-        _ => Address::Email(token.address.clone()),
-    };
+    let address = proven_by(&token, purpose);
     if token.is_expired() || expected.is_some_and(|expected| expected != address) {
         return Err(otp_expired());
     }
     check_enabled(user, &address)?;
     token.delete()?;
     if let Some(owner) = linking::user_to_sign_in_to(user, address.owner()?)? {
+        if locked != Some(owner) {
+            return Err(error(409, "conflict", format!("{} has become another user's meanwhile", address.text()))
+                .hint("Try again."));
+        }
         return sessions::create(owner, "otp");
     }
     linking::promote(user, &address.proof(), prover)
@@ -248,6 +285,7 @@ fn prove(
 
 fn resend(args: &Args) -> Result<()> {
     writes(c"auth.resend()");
+    limits::take(Call::Otp)?;
     let purpose = purpose(args.text(0)?)?;
     let (user, _) = linking::lock_caller()?;
     let before = one_time_tokens::of_user(user.id, purpose)?.ok_or_else(|| {

@@ -162,7 +162,7 @@ upgrade() {
     old_bin=$(dirname "$(cut -d ' ' -f 1 "$dir/data/postmaster.opts")")
     bin=$(bin_of "$new")
     # From 18 on a new cluster has checksums unless told, and pg_upgrade goes from like to like.
-    ! as_server "$bin/initdb" --help | grep -q -e --no-data-checksums || options+=(--no-data-checksums)
+    [[ $(as_server "$bin/initdb" --help) != *--no-data-checksums* ]] || options+=(--no-data-checksums)
     make_cluster "$new" "${options[@]}"
     configure_new "$new" "$@"
     as_server env --chdir="$new" "$bin/pg_upgrade" -U postgres -s "$new" \

@@ -96,15 +96,20 @@ sql() {
 }
 
 docs() {
-    local code=0 files=(README.md docs/merge.md)
+    local code=0 files=(docs/merge.md) shown='/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown'
     say "the documentation's SQL"
     start_cluster docs
-    files+=(docs/{addresses,passwords,moving-a-guest,openid-connect,delivery,hooks,importing-users}.md)
-    files+=(docs/{guest-providers,captcha}.md)
+    files+=(docs/{addresses,passwords,moving-a-guest,device-keys,proof-of-work,openid-connect,delivery,hooks}.md)
+    files+=(docs/{importing-users,guest-providers,captcha,clients,postgrest,abuse-protection}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
-    awk '/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown' "${files[@]}" |
-        "$bin/psql" -X -a -v ON_ERROR_STOP=1 >"$logs/docs.out" 2>&1 || code=$?
+    files+=(docs/{policies,monitoring}.md)
+    {
+        awk "$shown" README.md
+        # All pages together sign in more often than one client may.
+        echo "select auth.set_setting('sign_in_rate_limit', '0');"
+        awk "$shown" "${files[@]}"
+    } | "$bin/psql" -X -a -v ON_ERROR_STOP=1 >"$logs/docs.out" 2>&1 || code=$?
     [ "$code" = 0 ] || tail -n 20 "$logs/docs.out"
     remove_cluster docs
     count $((code == 0)) $((code != 0)) "$code"
@@ -121,10 +126,14 @@ install_npm() {
 integration() {
     local extension
     say "integration tests"
-    # The OpenID provider that tests sign in at, and the software whose users they import.
-    export ANON_AUTH_OPENID=$PWD/target/openid ANON_AUTH_BETTER_AUTH=$PWD/target/better-auth
+    # The OpenID provider that tests sign in at, what guests' devices and browsers use, the software whose users are
+    # imported, the drivers of docs/clients.md.
+    export ANON_AUTH_OPENID=$PWD/target/openid ANON_AUTH_DEVICES=$PWD/target/devices
+    export ANON_AUTH_BETTER_AUTH=$PWD/target/better-auth ANON_AUTH_CLIENTS=$PWD/target/clients
     install_npm tests/oidc "$ANON_AUTH_OPENID"
+    install_npm tests/devices "$ANON_AUTH_DEVICES"
     install_npm tests/better-auth "$ANON_AUTH_BETTER_AUTH"
+    install_npm tests/clients/node "$ANON_AUTH_CLIENTS/node"
     ANON_AUTH_PYTHON=$(.ci/python)
     export ANON_AUTH_PYTHON
     start_cluster integration

@@ -4,6 +4,7 @@
 //! takes part in is asked for: what its columns, expressions and condition would be for the rows as they are to
 //! become, compared by its own operators with what they are for the rows that are there.
 
+use super::image::{Image, Wanted};
 use super::references::{Keys, Reference};
 use super::rows::RowId;
 use crate::error::{Result, error};
@@ -43,14 +44,14 @@ pub fn find(reference: &Reference, keys: &Keys, columns: &[i16]) -> Result<Vec<C
     if indexes.is_empty() {
         return Ok(Vec::new());
     }
-    let table = Columns::of(reference)?;
+    let image = Image::of(reference)?;
     let mut found = Vec::new();
     for index in &indexes {
-        search(reference, keys, columns, index, &table, false, &mut found)?;
+        search(reference, keys, columns, index, &image, false, &mut found)?;
     }
-    if found.is_empty() && keys.converge() {
+    if found.is_empty() && reference.may_converge(keys) {
         for index in &indexes {
-            search(reference, keys, columns, index, &table, true, &mut found)?;
+            search(reference, keys, columns, index, &image, true, &mut found)?;
         }
     }
     Ok(found)
@@ -63,9 +64,9 @@ pub fn check_exclusions(reference: &Reference, keys: &Keys) -> Result<()> {
     if indexes.is_empty() {
         return Ok(());
     }
-    let table = Columns::of(reference)?;
+    let image = Image::of(reference)?;
     for index in &indexes {
-        search(reference, keys, &[], index, &table, false, &mut Vec::new())?;
+        search(reference, keys, &[], index, &image, false, &mut Vec::new())?;
     }
     Ok(())
 }
@@ -75,66 +76,38 @@ fn search(
     keys: &Keys,
     columns: &[i16],
     index: &Index,
-    table: &Columns,
+    image: &Image,
     among_movers: bool,
     found: &mut Vec<Collision>,
 ) -> Result<()> {
     let rows = reference.rows(keys);
-    let target = &reference.table.target;
-    let list = |prefix: &str| {
-        index.keys.iter().enumerate().map(|(i, key)| format!(", {key} as \"{prefix}{i}\"")).collect::<String>()
-    };
-    let condition = index.condition.as_ref().map(|condition| format!(" where {condition}")).unwrap_or_default();
-    // The names of our own hold a blank, so that they are no column's.
-    let originals: String =
-        columns.iter().map(|number| format!(", t.{0}::text as \"own {number}\"", table.name(*number))).collect();
-    let passed_on: String = columns.iter().map(|number| format!(", \"own {number}\"")).collect();
-    let base = format!(
-        "select t.tableoid as \"row table\", t.ctid as \"row id\"{originals}, {} from {target} as t{} where {}",
-        table.image(reference),
-        rows.from,
-        rows.condition
-    );
-    // Generated columns follow from the others.
-    let base = match table.generated() {
-        Some(generated) => format!("select *, {generated} from ({base}) as base"),
-        None => base,
-    };
-    let image =
-        format!("(select \"row table\", \"row id\"{passed_on}{} from ({base}) as image{condition})", list("key "));
+    let wanted = Wanted { originals: columns, expressions: &index.keys, condition: index.condition.as_deref() };
+    let movers = image.to_become(reference, &rows, &wanted);
     let (existing, order) = match among_movers {
-        true => (image.clone(), "(m.\"row table\", m.\"row id\") > (e.\"row table\", e.\"row id\")"),
-        false => (
-            format!(
-                "(select tableoid as \"row table\", ctid as \"row id\"{}{} from {target}{condition})",
-                columns
-                    .iter()
-                    .map(|number| format!(", {}::text as \"own {number}\"", table.name(*number)))
-                    .collect::<String>(),
-                list("key ")
-            ),
-            "(m.\"row table\", m.\"row id\") <> (e.\"row table\", e.\"row id\")",
-        ),
+        true => (movers.clone(), "operator(pg_catalog.>)"),
+        false => (image.as_they_are(reference, &wanted), "operator(pg_catalog.<>)"),
     };
     let equal: Vec<String> = (0..index.keys.len())
         .map(|i| {
-            let (collation, operator) = (&index.collations[i], &index.operators[i]);
-            let equal = format!("m.\"key {i}\"{collation} {operator} e.\"key {i}\"");
+            let (n, collation, operator) = (i + 1, &index.collations[i], &index.operators[i]);
+            let equal = format!("m.x{n}{collation} {operator} e.x{n}");
             match index.nulls_collide {
-                true => format!("({equal} or m.\"key {i}\" is null and e.\"key {i}\" is null)"),
+                true => format!("({equal} or m.x{n} is null and e.x{n} is null)"),
                 false => equal,
             }
         })
         .collect();
-    let own = |alias: &str| columns.iter().map(|number| format!(", {alias}.\"own {number}\"")).collect::<String>();
-    let limit = if index.is_exclusion { "limit 1" } else { "" };
+    let originals = |alias: &str| (1..=columns.len()).map(|i| format!(", {alias}.k{i}")).collect::<String>();
     let sql = format!(
-        "select m.\"row table\", m.\"row id\"::text, e.\"row table\", e.\"row id\"::text{}{}
-         from {image} as m join {existing} as e on {} where {order}
-         order by m.\"row table\", m.\"row id\", e.\"row table\", e.\"row id\" {limit}",
-        own("m"),
-        own("e"),
-        equal.join(" and ")
+        "select m.o, m.c, e.o, e.c{}{}
+         from ({movers}) as m({names}) join ({existing}) as e({names}) on {}
+         where (m.o, m.c) {order} (e.o, e.c)
+         order by m.o, m.c, e.o, e.c {}",
+        originals("m"),
+        originals("e"),
+        equal.join(" and "),
+        if index.is_exclusion { "limit 1" } else { "" },
+        names = wanted.names(),
     );
     let count = columns.len() as i32;
     reference.run(&sql, &rows, |row| {
@@ -145,13 +118,12 @@ fn search(
             );
             return Err(error(409, "merge_conflict", message)
                 .about(&reference.table.name, &index.name)
-                .hint("Set a rule for the table: auth.set_merge_rule(…, 'keep_account'), 'keep_guest', 'ignore' or 'function'."));
+                .hint(
+                "Set a rule for the table: auth.set_merge_rule(…, 'keep_account'), 'keep_guest', 'ignore' or 'function'."));
         }
-        let keys = |first: i32| columns.iter().enumerate().map(|(i, number)| (*number, row.get(first + i as i32))).collect();
-        found.push(Collision {
-            mover: RowId::read(row, 1, keys(5)),
-            existing: RowId::read(row, 3, keys(5 + count)),
-        });
+        let keys =
+            |first: i32| columns.iter().enumerate().map(|(i, number)| (*number, row.get(first + i as i32))).collect();
+        found.push(Collision { mover: RowId::read(row, 1, keys(5)), existing: RowId::read(row, 3, keys(5 + count)) });
         Ok(())
     })?;
     Ok(())
@@ -206,63 +178,4 @@ fn indexes(reference: &Reference) -> Result<Vec<Index>> {
         Ok(())
     })?;
     Ok(indexes)
-}
-
-/// The columns of a table.
-struct Columns(Vec<TableColumn>);
-
-struct TableColumn {
-    number: i16,
-    /// Quoted.
-    name: String,
-    type_name: String,
-    /// How it is generated, if it is.
-    generated: Option<String>,
-}
-
-impl Columns {
-    fn of(reference: &Reference) -> Result<Self> {
-        static SELECT: Statement = Statement::latest(
-            c"select a.attnum, pg_catalog.quote_ident(a.attname), pg_catalog.format_type(a.atttypid, a.atttypmod),
-                     case when a.attgenerated <> '' then pg_catalog.pg_get_expr(d.adbin, d.adrelid) end
-              from pg_catalog.pg_attribute a
-              left join pg_catalog.pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-              where a.attrelid = $1 and a.attnum > 0 and not a.attisdropped
-              order by a.attnum",
-            &[pg_sys::OIDOID],
-        );
-        let mut columns = Vec::new();
-        SELECT.each(&[spi::value(reference.table.relation)], |row| {
-            columns.push(TableColumn {
-                number: row.get(1).unwrap_or(0),
-                name: row.get(2).unwrap_or_default(),
-                type_name: row.get(3).unwrap_or_default(),
-                generated: row.get(4),
-            });
-            Ok(())
-        })?;
-        Ok(Self(columns))
-    }
-
-    fn name(&self, number: i16) -> &str {
-        self.0.iter().find(|column| column.number == number).map_or("null", |column| &column.name)
-    }
-
-    /// The columns of the row `t` as they are to become, without those that are generated.
-    fn image(&self, reference: &Reference) -> String {
-        let base = self.0.iter().filter(|column| column.generated.is_none());
-        let image = base.map(|column| match reference.new_value_of(column.number) {
-            Some(value) => format!("{value}::{} as {}", column.type_name, column.name),
-            None => format!("t.{}", column.name),
-        });
-        image.collect::<Vec<_>>().join(", ")
-    }
-
-    fn generated(&self) -> Option<String> {
-        let generated = self.0.iter().filter_map(|column| {
-            column.generated.as_ref().map(|expression| format!("{expression} as {}", column.name))
-        });
-        let all: Vec<_> = generated.collect();
-        (!all.is_empty()).then(|| all.join(", "))
-    }
 }

@@ -8,17 +8,20 @@ use crate::foreign_keys::OnDelete;
 use crate::spi::{self, Row, Statement, Value};
 use crate::table_columns;
 use pgrx::pg_sys;
+use std::rc::Rc;
 
-/// A foreign key, or a registered column.
+/// A foreign key, a registered column, or all of them that a table has to one other.
 pub struct Reference {
-    /// `None` for a registered column.
-    pub constraint: Option<pg_sys::Oid>,
+    /// The foreign keys; none for a registered column.
+    pub constraints: Vec<pg_sys::Oid>,
     /// The constraint and those derived from it for partitions: what its triggers are known by.
     pub family: Vec<pg_sys::Oid>,
     /// Of the constraint or the column.
     pub name: String,
     pub table: Table,
     columns: Vec<Column>,
+    /// Whether each column is a key by itself, of which a row has one or several.
+    is_any_of: bool,
     pub on_delete: OnDelete,
     pub on_update: OnUpdate,
     /// What SET NULL and SET DEFAULT apply to on deletion, quoted.
@@ -35,6 +38,7 @@ pub enum OnUpdate {
 }
 
 /// A column of a reference and the column it references.
+#[derive(Clone)]
 struct Column {
     /// Quoted.
     name: String,
@@ -44,6 +48,8 @@ struct Column {
     /// Operator and right side of the comparison with a referenced value, the row being called `t`.
     comparison: String,
     referenced: i16,
+    /// Whether it is the period of a temporal key: it overlaps that of the referenced row, and stays.
+    is_period: bool,
 }
 
 /// Keys of rows that are referenced, and what they become: as text, a list for each column.
@@ -77,29 +83,23 @@ impl Keys {
         Self { old: self.new.clone(), new: self.old.clone() }
     }
 
-    /// Those whose old key `is_wanted`.
-    pub fn filtered(&self, mut is_wanted: impl FnMut(&[String]) -> bool) -> Self {
-        let key =
-            |columns: &[Vec<String>], i: usize| columns.iter().map(|column| column[i].clone()).collect::<Vec<_>>();
-        let mut filtered = Self::default();
-        for i in 0..self.len() {
-            let old = key(&self.old, i);
-            if is_wanted(&old) {
-                let new = key(&self.new, i);
-                filtered.push(old.into_iter().map(Some).collect(), new.into_iter().map(Some).collect());
-            }
+    /// Adds others.
+    pub fn extend(&mut self, other: &Self) {
+        for (own, other) in [(&mut self.old, &other.old), (&mut self.new, &other.new)] {
+            own.resize(other.len(), Vec::new());
+            own.iter_mut().zip(other).for_each(|(own, other)| own.extend_from_slice(other));
         }
-        filtered
     }
 
     /// Whether several keys become the same.
-    pub fn converge(&self) -> bool {
+    fn converge(&self) -> bool {
         let mut seen = std::collections::HashSet::new();
         (0..self.len()).any(|i| !seen.insert(self.new.iter().map(|column| &column[i]).collect::<Vec<_>>()))
     }
 
-    fn values(&self) -> Vec<Value> {
-        self.old.iter().chain(&self.new).map(|column| spi::value(column.clone())).collect()
+    /// A list for each of `width` columns, also where there is no key.
+    fn values(keys: &[Vec<String>], width: usize) -> impl Iterator<Item = Value> {
+        (0..width).map(|i| spi::value(keys.get(i).cloned().unwrap_or_default()))
     }
 }
 
@@ -108,6 +108,7 @@ fn all(values: Vec<Option<String>>) -> Option<Vec<String>> {
 }
 
 /// A part of a statement: rows of a table called `t`, and the parameters by which they are found.
+#[derive(Default)]
 pub struct Selection {
     /// Further items of FROM or USING, with a comma in front; may be empty.
     pub from: String,
@@ -120,7 +121,7 @@ impl Reference {
     /// The foreign keys that reference `table`, now.
     pub fn to(table: pg_sys::Oid) -> Result<Vec<Self>> {
         // What is derived for partitions of the referencing table is not asked for, what is derived for the
-        // referenced table being a partition is.
+        // referenced table being a partition is. Found by the triggers of the referenced table, which an index finds.
         static SELECT: Statement = Statement::latest(
             spi::literal(concat!(
                 "select ",
@@ -133,7 +134,7 @@ impl Reference {
                            union all
                            select d.oid from family join pg_catalog.pg_constraint d on d.conparentid = member)
                        select member from family),
-                 k.names, k.numbers, k.types, k.comparisons, k.referenced
+                 k.names, k.numbers, k.types, k.comparisons, k.referenced, k.periods
           from pg_catalog.pg_constraint c
           join pg_catalog.pg_class t on t.oid = c.conrelid
           join pg_catalog.pg_namespace n on n.oid = t.relnamespace
@@ -145,7 +146,10 @@ impl Reference {
                          pg_catalog.format('operator(%I.%s) t.%I%s', s.nspname, o.oprname, a.attname,
                              case when y.typtype <> 'p' and a.atttypid <> y.oid
                                   then '::' || pg_catalog.format_type(y.oid, null) end) order by k.i) as comparisons,
-                     pg_catalog.array_agg(r.attnum order by k.i) as referenced
+                     pg_catalog.array_agg(r.attnum order by k.i) as referenced,
+                     -- conperiod is there from Postgres 18 on. The period comes last.
+                     pg_catalog.array_agg(k.i = pg_catalog.cardinality(c.conkey)
+                         and coalesce((pg_catalog.to_jsonb(c) ->> 'conperiod')::boolean, false) order by k.i) as periods
               from rows from (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop))
                    with ordinality as k(own, other, operator, i)
               join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.own
@@ -153,7 +157,8 @@ impl Reference {
               join pg_catalog.pg_operator o on o.oid = k.operator
               join pg_catalog.pg_namespace s on s.oid = o.oprnamespace
               join pg_catalog.pg_type y on y.oid = o.oprright) k
-          where c.contype = 'f' and c.confrelid = $1
+          where c.oid in (select a.tgconstraint from pg_catalog.pg_trigger a where a.tgrelid = $1 and a.tgisinternal)
+            and c.contype = 'f' and c.confrelid = $1
             and not exists (select from pg_catalog.pg_constraint p
                             where p.oid = c.conparentid and p.confrelid = c.confrelid)
             and coalesce((pg_catalog.to_jsonb(c) ->> 'conenforced')::boolean, true)
@@ -164,11 +169,12 @@ impl Reference {
         let mut references = Vec::new();
         SELECT.each(&[spi::value(table)], |row| {
             references.push(Self {
-                constraint: row.get(7),
+                constraints: row.get(7).into_iter().collect(),
                 family: row.get(12).unwrap_or_default(),
                 name: row.get(8).unwrap_or_default(),
                 table: Table::read(row, 1),
                 columns: Column::read(row, 13),
+                is_any_of: false,
                 on_delete: OnDelete::from_catalog(&row.get::<String>(9).unwrap_or_default()),
                 on_update: match row.get::<String>(10).as_deref() {
                     Some("a" | "c") => OnUpdate::Follow,
@@ -189,7 +195,7 @@ impl Reference {
                 table_columns!(),
                 ", a.attname::text, array[pg_catalog.quote_ident(a.attname)], array[a.attnum],
                  array[pg_catalog.format_type(a.atttypid, null)],
-                 array[pg_catalog.format('operator(pg_catalog.=) t.%I', a.attname)], array[1::smallint]
+                 array[pg_catalog.format('operator(pg_catalog.=) t.%I', a.attname)], array[1::smallint], array[false]
           from auth.merge_rules r
           cross join pg_catalog.unnest(r.user_columns) u(name)
           join pg_catalog.pg_class t on t.oid = r.relation
@@ -206,11 +212,12 @@ impl Reference {
         let mut references = Vec::new();
         SELECT.each(&[spi::value(users)], |row| {
             references.push(Self {
-                constraint: None,
+                constraints: Vec::new(),
                 family: Vec::new(),
                 name: row.get(7).unwrap_or_default(),
                 table: Table::read(row, 1),
                 columns: Column::read(row, 8),
+                is_any_of: false,
                 on_delete: OnDelete::Forbid,
                 on_update: OnUpdate::Native,
                 set_columns: Vec::new(),
@@ -220,10 +227,35 @@ impl Reference {
         Ok(references)
     }
 
+    /// References of one table to one column, as one: a row that has the key in several columns changes once, from
+    /// one state that its constraints allow to another.
+    pub fn any_of(references: &[Rc<Self>]) -> Rc<Self> {
+        if let [only] = references {
+            return only.clone();
+        }
+        let names: Vec<_> = references.iter().map(|reference| reference.name.as_str()).collect();
+        Rc::new(Self {
+            constraints: references.iter().flat_map(|reference| reference.constraints.clone()).collect(),
+            family: Vec::new(),
+            name: names.join("\", \""),
+            table: references[0].table.clone(),
+            columns: references.iter().flat_map(|reference| reference.columns.clone()).collect(),
+            is_any_of: true,
+            on_delete: OnDelete::Forbid,
+            on_update: OnUpdate::Native,
+            set_columns: Vec::new(),
+        })
+    }
+
     /// Runs a statement on the referencing table as its owner.
     pub fn run(&self, sql: &str, selection: &Selection, read: impl FnMut(&Row) -> Result<()>) -> Result<u64> {
-        let still_holds = || self.constraint.is_none_or(catalog::constraint_exists);
+        let still_holds = || self.constraints.iter().all(|constraint| catalog::constraint_exists(*constraint));
         self.table.run(sql, &selection.types, &selection.values, &self.name, still_holds, read)
+    }
+
+    /// Whether it is a registered column rather than a foreign key.
+    pub fn is_registered(&self) -> bool {
+        self.constraints.is_empty()
     }
 
     /// The numbers of its columns.
@@ -246,30 +278,75 @@ impl Reference {
         self.columns.iter().any(|column| numbers.contains(&column.referenced))
     }
 
+    /// The number of values that make a key.
+    fn width(&self) -> usize {
+        if self.is_any_of { 1 } else { self.columns.len() }
+    }
+
     /// The rows that have one of the old keys; the new key is in reach of [`Self::new_value`].
     pub fn rows(&self, keys: &Keys) -> Selection {
-        let n = self.columns.len();
+        let n = self.width();
         let parameters: Vec<_> = (1..=2 * n).map(|i| format!("pg_catalog.unnest(${i})")).collect();
         let names: Vec<_> = (1..=n).map(|i| format!("o{i}")).chain((1..=n).map(|i| format!("n{i}"))).collect();
         Selection {
             from: format!(", rows from ({}) as m({})", parameters.join(", "), names.join(", ")),
             condition: self.condition(|i| format!("m.o{i}")),
             types: vec![pg_sys::TEXTARRAYOID; 2 * n],
-            values: keys.values(),
+            values: Keys::values(&keys.old, n).chain(Keys::values(&keys.new, n)).collect(),
         }
+    }
+
+    /// Adds to a selection that its rows have one of the old keys, or have none.
+    pub fn restrict(&self, selection: &mut Selection, keys: &Keys, has_one: bool) {
+        let n = self.width();
+        let first = selection.types.len() + 1;
+        let parameters: Vec<_> = (first..first + n).map(|i| format!("pg_catalog.unnest(${i})")).collect();
+        let names: Vec<_> = (1..=n).map(|i| format!("o{i}")).collect();
+        selection.condition += &format!(
+            "{}{} (select from rows from ({}) as k({}) where {})",
+            if selection.condition.is_empty() { "" } else { " and " },
+            if has_one { "exists" } else { "not exists" },
+            parameters.join(", "),
+            names.join(", "),
+            self.condition(|i| format!("k.o{i}"))
+        );
+        selection.types.extend(vec![pg_sys::TEXTARRAYOID; n]);
+        selection.values.extend(Keys::values(&keys.old, n));
     }
 
     /// Whether the row `t` has the key whose columns `value` names, counted from 1; its types are text.
     pub fn condition(&self, value: impl Fn(usize) -> String) -> String {
-        let equal = self.columns.iter().enumerate();
-        let equal =
-            equal.map(|(i, column)| format!("({})::{} {}", value(i + 1), column.type_name, column.comparison));
-        equal.collect::<Vec<_>>().join(" and ")
+        let equal: Vec<_> = (0..self.columns.len()).map(|i| self.has_value(i, &value)).collect();
+        match self.is_any_of {
+            true => format!("({})", equal.join(" or ")),
+            false => equal.join(" and "),
+        }
+    }
+
+    /// The part of [`Self::condition`] about column `i`, counted from 0.
+    fn has_value(&self, i: usize, value: impl Fn(usize) -> String) -> String {
+        let Column { type_name, comparison, .. } = &self.columns[i];
+        format!("({})::{type_name} {comparison}", value(if self.is_any_of { 1 } else { i + 1 }))
     }
 
     /// Column `i`, counted from 0, of the new key of a row of [`Self::rows`].
     fn new_value(&self, i: usize) -> String {
-        format!("(m.n{})::{}", i + 1, self.columns[i].type_name)
+        let Column { name, type_name, is_period, .. } = &self.columns[i];
+        if *is_period {
+            return format!("t.{name}");
+        }
+        match self.is_any_of {
+            true => {
+                let is_old = self.has_value(i, |_| "m.o1".into());
+                format!("(case when {is_old} then (m.n1)::{type_name} else t.{name} end)")
+            }
+            false => format!("(m.n{})::{type_name}", i + 1),
+        }
+    }
+
+    /// Whether rows that differ in their old keys may get the same new one.
+    pub fn may_converge(&self, keys: &Keys) -> bool {
+        self.is_any_of || keys.converge()
     }
 
     /// The new value of the column of that number, if it is one of the reference.
@@ -285,21 +362,23 @@ impl Reference {
 }
 
 impl Column {
-    /// Reads five arrays, from column `first` on.
+    /// Reads six arrays, from column `first` on.
     fn read(row: &Row, first: i32) -> Vec<Self> {
         let names: Vec<String> = row.get(first).unwrap_or_default();
         let numbers: Vec<i16> = row.get(first + 1).unwrap_or_default();
         let types: Vec<String> = row.get(first + 2).unwrap_or_default();
         let comparisons: Vec<String> = row.get(first + 3).unwrap_or_default();
         let referenced: Vec<i16> = row.get(first + 4).unwrap_or_default();
-        let columns = names.into_iter().zip(numbers).zip(types).zip(comparisons).zip(referenced);
+        let periods: Vec<bool> = row.get(first + 5).unwrap_or_default();
+        let columns = names.into_iter().zip(numbers).zip(types).zip(comparisons).zip(referenced).zip(periods);
         columns
-            .map(|((((name, number), type_name), comparison), referenced)| Self {
+            .map(|(((((name, number), type_name), comparison), referenced), is_period)| Self {
                 name,
                 number,
                 type_name,
                 comparison,
                 referenced,
+                is_period,
             })
             .collect()
     }

@@ -1,13 +1,13 @@
-//! What an administrator said about tables: `auth.merge_rules`. And which tables a merge follows, in what order.
+//! What an administrator said about tables: `auth.merge_rules`.
 
-use super::references::Reference;
+use super::pair::Pair;
 use crate::application_table::Table;
-use crate::catalog;
-use crate::error::{Result, error};
-use crate::spi::Statement;
+use crate::as_owner;
+use crate::error::{Error, Result, error};
+use crate::spi::{self, Statement};
 use pgrx::pg_sys;
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::ffi::CString;
 
 /// What becomes of the rows of a table.
 pub enum Rule {
@@ -37,6 +37,50 @@ pub struct Function {
     pub signature: String,
 }
 
+impl Function {
+    /// Calls the function of a rule, as its owner.
+    pub fn call(&self, pair: &Pair, table: &Table) -> Result<()> {
+        static FIND: Statement =
+            Statement::latest(c"select pg_catalog.to_regprocedure($1)::pg_catalog.oid", &[pg_sys::TEXTOID]);
+        static HAS_FOREIGN_TEMPORARY_TABLES: Statement = Statement::latest(
+            c"select exists (select from pg_catalog.pg_class t
+                             where t.relnamespace = pg_catalog.pg_my_temp_schema() and t.relowner <> $1)",
+            &[pg_sys::OIDOID],
+        );
+        let refused = |why: &str| {
+            let message = format!("function {} of the merge rule of table {} {why}", self.name, table.name);
+            error(409, "merge_conflict", message).about(&table.name, "")
+        };
+        let yes = HAS_FOREIGN_TEMPORARY_TABLES.first(&[spi::value(self.owner)], |row| Ok(row.get(1)))?;
+        if yes.flatten() == Some(true) {
+            return Err(refused("might find temporary tables of this session").hint("Use a session without them."));
+        }
+        let sql = CString::new(format!("select {}($1, $2)", self.name)).unwrap_or_default();
+        as_owner::run(self.owner, || {
+            let check = || {
+                let found = FIND.first(&[spi::value(self.signature.as_str())], |row| Ok(row.get(1)))?;
+                match found.flatten() == Some(self.oid) {
+                    true => Ok(()),
+                    false => Err(refused("was replaced meanwhile")),
+                }
+            };
+            let types = [pg_sys::UUIDOID, pg_sys::UUIDOID];
+            spi::run_checked(&sql, &types, &[spi::uuid(pair.guest), spi::uuid(pair.account)], check, |_| Ok(()))
+        })
+        .map_err(|error| match error {
+            Error::Postgres(..) => error.about(&table.name, ""),
+            ours => ours,
+        })?;
+        Ok(())
+    }
+}
+
+/// The error about a rule of `table` that names what does not exist.
+pub fn invalid_rule(table: &str, what: &str) -> Error {
+    let message = format!("the merge rule of table {table} names {what} that does not exist");
+    error(409, "merge_rule_invalid", message).about(table, "").hint("See auth.set_merge_rule().")
+}
+
 impl Rule {
     /// As in `auth.set_merge_rule()`.
     pub fn name(&self) -> &'static str {
@@ -56,14 +100,24 @@ pub struct Rules(HashMap<pg_sys::Oid, Rule>);
 
 impl Rules {
     /// The rules in force.
+    ///
+    /// # Errors
+    /// `merge_rule_invalid` where one names a column that does not exist.
     pub fn load() -> Result<Self> {
         // Not to_regprocedure(), which would ask for a right to use the function's schema.
         static SELECT: Statement = Statement::latest(
             c"select r.relation::oid, r.rule,
                      array(select pg_catalog.quote_ident(c) from pg_catalog.unnest(r.sum_columns) c),
                      r.function, p.oid, p.proowner,
-                     case when p.oid is not null then pg_catalog.format('%I.%I', n.nspname, p.proname) end
+                     case when p.oid is not null then pg_catalog.format('%I.%I', n.nspname, p.proname) end,
+                     pg_catalog.format('%I.%I', tn.nspname, t.relname),
+                     (select c from pg_catalog.unnest(r.sum_columns || r.user_columns) c
+                      where not exists (select from pg_catalog.pg_attribute a
+                                        where a.attrelid = r.relation and a.attname = c and a.attnum > 0)
+                      limit 1)::text
               from auth.merge_rules r
+              join pg_catalog.pg_class t on t.oid = r.relation
+              join pg_catalog.pg_namespace tn on tn.oid = t.relnamespace
               left join (pg_catalog.pg_proc p join pg_catalog.pg_namespace n on n.oid = p.pronamespace)
                 on r.function is not null and p.pronargs = 2
                and p.proargtypes[0] = 'pg_catalog.uuid'::pg_catalog.regtype
@@ -74,6 +128,9 @@ impl Rules {
         let mut rules = HashMap::new();
         SELECT.each(&[], |row| {
             let text = |n| row.get::<String>(n).unwrap_or_default();
+            if let Some(column) = row.get::<String>(9) {
+                return Err(invalid_rule(&text(8), &format!("a column \"{column}\"")));
+            }
             let rule = match text(2).as_str() {
                 "sum" => Rule::Sum(row.get(3).unwrap_or_default()),
                 "keep_account" => Rule::KeepAccount,
@@ -100,56 +157,4 @@ impl Rules {
     pub fn of(&self, table: pg_sys::Oid) -> &Rule {
         self.0.get(&table).unwrap_or(&Rule::Merge)
     }
-}
-
-/// A table with columns that hold the id of a user.
-pub struct Followed {
-    pub table: Table,
-    /// Its foreign keys to `auth.users` and its registered columns.
-    pub references: Vec<Rc<Reference>>,
-}
-
-/// The tables with columns that hold the id of a user; a table comes after those whose rows its own rows
-/// reference together with that id, since it cannot have the new id before they do.
-///
-/// # Errors
-/// `unsupported_foreign_key`.
-pub fn followed() -> Result<Vec<Followed>> {
-    let users = catalog::relations().map_or(pg_sys::InvalidOid, |relations| relations.users);
-    let mut found: Vec<Followed> = Vec::new();
-    for reference in Reference::to(users)?.into_iter().chain(Reference::registered()?) {
-        // The id is the first column of auth.users.
-        if reference.referenced() != [1] {
-            let message = format!(
-                "foreign key \"{}\" of table {} references other columns of auth.users than id",
-                reference.name, reference.table.name
-            );
-            return Err(error(501, "unsupported_foreign_key", message));
-        }
-        match found.iter_mut().find(|table| table.table.relation == reference.table.relation) {
-            Some(table) => table.references.push(Rc::new(reference)),
-            None => found.push(Followed { table: reference.table.clone(), references: vec![Rc::new(reference)] }),
-        }
-    }
-    // Which tables have a key with the id of a user in it that another of them references.
-    let mut after: HashMap<pg_sys::Oid, Vec<pg_sys::Oid>> = HashMap::new();
-    for table in &found {
-        let columns: Vec<i16> = table.references.iter().flat_map(|reference| reference.numbers()).collect();
-        for reference in Reference::to(table.table.relation)? {
-            if reference.references_any(&columns) && reference.table.relation != table.table.relation {
-                after.entry(reference.table.relation).or_default().push(table.table.relation);
-            }
-        }
-    }
-    let mut ordered: Vec<Followed> = Vec::new();
-    while !found.is_empty() {
-        let is_next = |table: &Followed| {
-            let before = after.get(&table.table.relation);
-            before.is_none_or(|before| found.iter().all(|other| !before.contains(&other.table.relation)))
-        };
-        // Where they go in a circle, any order is as good.
-        let next = found.iter().position(is_next).unwrap_or(0);
-        ordered.push(found.remove(next));
-    }
-    Ok(ordered)
 }

@@ -38,8 +38,8 @@ settings! {
         "Refuse anonymous sign-in";
     sign_in_mode: &'static str = Word(&["new", "reuse"]), "new",
         "new: each anonymous sign-in makes a new guest; reuse: a sign-in with a valid refresh token returns the same guest";
-    captcha: &'static str = Word(&["off", "turnstile", "hcaptcha"]), "off",
-        "Captcha that has to be solved for anonymous sign-in; see auth.set_captcha()";
+    captcha: &'static str = Word(&["off", "turnstile", "hcaptcha", "altcha"]), "off",
+        "Captcha that has to be solved for anonymous sign-in: a service (see auth.set_captcha()), or altcha, proof of work (see auth.create_challenge())";
     captcha_timeout: i64 = Interval(SECOND / 10, 60 * SECOND), "00:00:05",
         "How long a captcha service may take before the sign-in fails";
     issuer: String = Text, "anon_auth",
@@ -88,6 +88,12 @@ settings! {
         "A user gets the next code of the same purpose, and an address the next from anybody, this long after the one before";
     handover_code_lifetime: i64 = Interval(SECOND, DAY), "00:05:00",
         "How long a promotion code or a transfer code is good";
+    challenge_lifetime: i64 = Interval(SECOND, 3600 * SECOND), "00:05:00",
+        "How long a challenge that a device key signs or a browser solves is good";
+    device_keys_per_user: i64 = Count(1, 1000), "10",
+        "Device keys that a guest can register";
+    altcha_max_number: i64 = Count(1, 100_000_000), "100000",
+        "Work that a browser does for an ALTCHA challenge: half as many hashes on average";
     password_min_length: i64 = Count(1, 1024), "8",
         "Characters that a new password has at the least; it has 1024 bytes at the most";
     password_hash_memory: i64 = Kibibytes(128, anon_auth_core::password::MAX_MEMORY as i64), "19456",
@@ -110,6 +116,16 @@ settings! {
         "E-mails, and text messages, that one client address can ask for within otp_message_window";
     otp_message_window: i64 = Interval(SECOND, 30 * DAY), "01:00:00",
         "Messages count for this long, from the first one on";
+    sign_in_rate_limit: i64 = Count(0, 1_000_000), "30",
+        "Anonymous sign-ins from one client address in an hour; 0 turns the limit off";
+    otp_rate_limit: i64 = Count(0, 1_000_000), "60",
+        "Requests for a code that proves an address from one client address in an hour; 0 turns the limit off";
+    verify_rate_limit: i64 = Count(0, 1_000_000), "360",
+        "Codes, links and ID tokens that one client address presents in an hour; 0 turns the limit off";
+    refresh_rate_limit: i64 = Count(0, 1_000_000), "1800",
+        "Refreshes from one client address in an hour; 0 turns the limit off";
+    password_rate_limit: i64 = Count(0, 1_000_000), "360",
+        "Passwords that one client address signs in with, or sets, in an hour; 0 turns the limit off";
     password_attempt_limit: i64 = Count(1, 100_000), "10",
         "Wrong passwords for one account from one client address within password_attempt_window";
     password_attempt_window: i64 = Interval(SECOND, 30 * DAY), "00:15:00",

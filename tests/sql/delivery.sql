@@ -206,4 +206,4 @@ select count(*) as codes from auth.one_time_tokens;
 rollback;
 
 drop function claim_address(text, jsonb);
-delete from auth.settings;
+select default_settings();

@@ -14,10 +14,10 @@ select name, raised('select auth.set_guest_provider($1)', name)
   from (values (1, null), (2, ''), (3, 'Kiosk'), (4, 'a b'), (5, repeat('a', 64)), (6, 'anonymous'), (7, 'email')) t(n, name) order by n;
 select lifetime, raised('select auth.set_guest_provider($1, session_lifetime => $2::interval)', 'kiosk', lifetime)
   from (values (1, '0'), (2, '-1 day'), (3, '999 ms'), (4, '36526 days'), (5, '178000000 years')) t(n, lifetime) order by n;
-select number, raised('select auth.set_guest_provider($1, rate_limit => $2::int)', 'kiosk', number) from (values ('0'), ('-1')) t(number);
+select number, raised('select auth.set_guest_provider($1, rate_limit => $2::int)', 'kiosk', number) from (values ('-1')) t(number);
 -- By plain SQL too.
 select raised('update auth.guest_providers set session_lifetime = interval ''0''');
-select raised('update auth.guest_providers set rate_limit = 0');
+select raised('update auth.guest_providers set rate_limit = -1');
 select name, disabled, session_lifetime, rate_limit from auth.guest_providers order by name;
 rollback;
 
@@ -186,4 +186,15 @@ set local role service_role;
 select auth.set_guest_provider('kiosk') is not null as added;
 select name from auth.guest_providers;
 select raised('update auth.guest_providers set disabled = true');
+rollback;
+
+-- Its rate limit is its own, and counted apart (C5, S16). Other tests' sign-ins are not limited.
+begin;
+set local request.headers = '{"x-forwarded-for": "192.0.2.77"}';
+set local anon_auth.forwarded_header = 'x-forwarded-for';
+select auth.set_guest_provider('kiosk', rate_limit => 2) is not null as set, auth.set_guest_provider('free', rate_limit => 0) is not null as set;
+select auth.set_setting('sign_in_rate_limit', '1');
+select n, raised($$select auth.sign_in_anonymously(provider => 'kiosk')$$) from generate_series(1, 3) n;
+select n, raised($$select auth.sign_in_anonymously(provider => 'free')$$) from generate_series(1, 3) n;
+select n, raised($$select auth.sign_in_anonymously()$$) from generate_series(1, 2) n;
 rollback;

@@ -85,4 +85,4 @@ select auth.authenticate(:'ada_token') = :'ada_id' as authenticated;
 reset role;
 select auth.create_transfer_code()->'expires_in' as expires_in;
 rollback;
-delete from auth.settings;
+select default_settings();

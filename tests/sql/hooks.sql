@@ -360,4 +360,4 @@ drop function sign_in_with(text);
 set client_min_messages = warning;
 drop schema app cascade;
 drop role hook_owner;
-delete from auth.settings;
+select default_settings();

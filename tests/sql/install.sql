@@ -52,10 +52,16 @@ select distinct grantee::regrole as somebody_else
   from (select nspacl from pg_namespace where nspname = 'auth' union all
         select relacl from pg_class where relnamespace = 'auth'::regnamespace union all
         select proacl from pg_proc where pronamespace = 'auth'::regnamespace) acl(acl), aclexplode(acl)
- where grantee not in (0, 'anon_auth_owner'::regrole, 'service_role'::regrole);
+ where grantee not in (0, 'anon_auth_owner'::regrole, 'service_role'::regrole, 'pg_monitor'::regrole);
+-- What monitoring may do.
+select p.oid::regprocedure::text as object, privilege_type as privilege from pg_proc p, aclexplode(proacl) where pronamespace = 'auth'::regnamespace and grantee = 'pg_monitor'::regrole
+ union all
+select relname, privilege_type from pg_class, aclexplode(relacl) where relnamespace = 'auth'::regnamespace and grantee = 'pg_monitor'::regrole
+ order by 1;
 select defaclobjtype as default_privileges from pg_default_acl where defaclnamespace = 'auth'::regnamespace;
 
--- W11: every table is dumped whole, but the list of what was installed.
+-- W11: every table is dumped whole, but the list of what was installed, and what is about this server; of rules of merges,
+-- those of tables that there are.
 select c.oid::regclass as not_dumped from pg_class c, pg_extension
  where relnamespace = 'auth'::regnamespace and relkind in ('r', 'S') and extname = 'anon_auth' and not c.oid = any (extconfig);
 select condition as not_whole from pg_extension, unnest(extcondition) condition where extname = 'anon_auth' and condition <> '';
@@ -180,7 +186,7 @@ select count(*) as granted
         select relacl from pg_class where relnamespace = 'auth'::regnamespace union all
         select typacl from pg_type where typnamespace = 'auth'::regnamespace union all
         select proacl from pg_proc where pronamespace = 'auth'::regnamespace) acl(acl), aclexplode(acl)
- where grantee not in (0, 'anon_auth_owner'::regrole);
+ where grantee not in (0, 'anon_auth_owner'::regrole, 'pg_monitor'::regrole);
 set local role reporting;
 select has_table_privilege('auth.signing_keys', 'select') as reads_keys, has_function_privilege('auth.set_setting(text, text)', 'execute') as changes_settings;
 rollback;

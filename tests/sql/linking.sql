@@ -371,5 +371,5 @@ select raised('select auth.verify_otp(''email_change'', token_hash => ''garbage'
 select raised('select auth.verify_otp(null, ''123456'')') as no_type, raised('select auth.resend(''email'')') as unknown_type;
 rollback;
 
-delete from auth.settings;
+select default_settings();
 drop function sent, another;

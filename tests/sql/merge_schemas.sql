@@ -38,6 +38,8 @@ insert into wishlist values (ada(), 'fig'), (ada(), 'kiwi'), (bob(), 'fig');
 insert into coupons values ('WELCOME', ada()), ('spring', ada()), ('welcome', bob());
 insert into orders values (1, ada(), null), (2, bob(), ada()), (3, ada(), bob()), (4, bob(), null);
 savepoint before;
+-- W1: what would be followed, and through what.
+select table_name, column_name, foreign_key, through, on_delete, rule, has_index, create_index from auth.owned_tables;
 -- What is in a cart that goes is not lost: it moves to the one that stays.
 select * from merge(dry_run => true);
 select count(*) as of_ada from carts where user_id = ada();
@@ -105,6 +107,7 @@ insert into members values (1, ada(), 'guest'), (2, ada(), 'guest'), (1, bob(), 
 insert into reads values (1, ada(), 5), (1, bob(), 3), (2, ada(), 9);
 insert into visits values (1, ada()), (1, ada()), (2, ada()), (1, bob());
 savepoint before;
+select table_name, column_name, foreign_key, through, has_index, create_index from auth.owned_tables;
 select * from merge();
 select room, who(reader), up_to from reads order by 1;
 rollback to before;
@@ -335,7 +338,7 @@ begin;
 insert into notes values (ada(), 'x'), (bob(), 'x'), (ada(), 'y');
 insert into old_log values (ada()::text, 'login');
 select auth.set_merge_rule('notes', user_columns => '{owner}'), auth.set_merge_rule('old_log', user_columns => '{user_name}');
-select table_schema, table_name, column_name, foreign_key, on_delete, rule, has_index, create_index from auth.owned_tables;
+select table_schema, table_name, column_name, foreign_key, through, on_delete, rule, has_index, create_index from auth.owned_tables;
 select * from merge();
 select who(owner), body from notes order by 2, 1;
 select user_name = bob()::text as of_bob from old_log;
@@ -388,8 +391,8 @@ begin;
 create function delete_other() returns trigger language plpgsql as $$
 begin
     if old.id = 1 then
-        execute 'delete from only late.carts as t using rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c) where t.tableoid = p.o and t.ctid = p.c::pg_catalog.tid'
-          using array['late.carts'::regclass::oid], array[(select ctid::text from late.carts where id = 3)];
+        execute 'delete from only late.carts as t using rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c) where t.tableoid operator(pg_catalog.=) p.o and t.ctid operator(pg_catalog.=) p.c'
+          using array['late.carts'::regclass::oid], array[(select ctid from late.carts where id = 3)];
     end if;
     return old;
 end
@@ -406,6 +409,108 @@ insert into orders values (3);
 select raised('select merge()');
 rollback;
 drop schema late cascade;
+
+-- Columns and tables of any name: those that are SQL's own words, and those that statements of a merge might use.
+create schema "only";
+set search_path = "only", public;
+create table t (o text, c int generated always as (v1 + 1) stored, x1 int, k1 text, v1 int, "user" uuid references auth.users (id) on delete cascade,
+                guest uuid, account int, "row id" int, m int, e int, b int, p int, x int, n1 text, o1 text, "t" int, id int primary key,
+                check (o1 <> n1 or "user" is null), unique ("user", o, c), unique ("user", "row id"));
+create unique index on t ("user", lower(k1), x1) where m = e;
+create table m (o1 int references t on delete cascade, n1 int, "only" int references t (id), k int, x1 text, unique (o1, x1), unique (n1, "only"));
+create table keys ("select" uuid references auth.users (id), "from" uuid references auth.users (id), "m.o1" text, "where" int, unique ("select", "from", "m.o1"));
+begin;
+insert into t (id, o, x1, k1, v1, "user", "row id", o1, n1, m, e, "t") values
+    (1, 'a', 1, 'K', 5, ada(), 1, '1', '2', 1, 1, 1), (2, 'b', 2, 'L', 6, ada(), 2, '1', '2', 1, 1, 1), (3, 'a', 3, 'M', 5, bob(), 3, '1', '2', 1, 1, 1);
+insert into m values (1, 1, 1, 1, 'x'), (3, 1, 3, 1, 'x'), (2, 5, 1, 1, 'y'), (1, 6, 2, 1, 'z');
+insert into keys values (ada(), ada(), 'a', 1), (ada(), bob(), 'a', 2), (bob(), bob(), 'b', 3), (null, ada(), 'b', 4);
+select auth.set_merge_rule('m', 'sum', '{k}');
+select * from merge();
+select id, o, c, who("user"), "row id" from t order by id;
+select * from m order by n1;
+select who("select"), who("from"), "m.o1", "where" from keys order by "where";
+rollback;
+drop schema "only" cascade;
+
+-- A row that holds both ids in two columns becomes one of the account's at once: a constraint sees no state in between.
+-- What the account could not have is refused by name, before anything moves; the application's function knows better.
+create schema pairs;
+set search_path = pairs, public;
+create table gifts (id int, giver uuid references auth.users (id), receiver uuid references auth.users (id), unique (receiver, id));
+create table thanks (receiver uuid, gift int, words text, foreign key (receiver, gift) references gifts (receiver, id));
+begin;
+-- A key of which nothing changes is left alone.
+select auth.sign_in_anonymously()->'user'->>'id' as carol \gset
+insert into gifts values (1, ada(), :'carol'), (2, :'carol', ada()), (3, ada(), ada()), (4, bob(), ada()), (5, ada(), null);
+insert into thanks select receiver, id, 'for ' || id from gifts where receiver is not null;
+select * from merge();
+select id, who(giver) = 'Bob' as of_bob, who(receiver) = 'Bob' as for_bob from gifts order by id;
+select gift, who(receiver) = 'Bob' as of_bob from thanks order by gift;
+rollback;
+create table friends (u uuid references auth.users (id), v uuid references auth.users (id), since int, primary key (u, v), constraint not_oneself check (u <> v));
+create table drafts (owner uuid references auth.users (id), editor uuid references auth.users (id), locked boolean generated always as (owner <> editor) stored,
+                     constraint by_owner check (owner = editor), constraint unlocked check (not locked));
+create table updates (n int generated always as identity, what text);
+create function noted() returns trigger language plpgsql as $$ begin insert into pairs.updates (what) values (tg_table_name); return new; end $$;
+create trigger noted before update on drafts for each row execute function noted();
+create trigger noted before update on friends for each row execute function noted();
+begin;
+insert into friends values (ada(), (auth.sign_in_anonymously()->'user'->>'id')::uuid, 1);
+insert into drafts values (ada(), ada()), (bob(), bob());
+savepoint before;
+select * from merge();
+select who(owner), who(editor) from drafts;
+select what from updates;
+rollback to before;
+insert into friends values (ada(), bob(), 2), (bob(), ada(), 3);
+select raised('select merge()');
+select count(*) as of_ada from drafts where owner = ada();
+create function merge_friends(guest uuid, account uuid) returns void language sql as $$
+    delete from pairs.friends where u in (guest, account) and v in (guest, account);
+    update pairs.friends set u = account where u = guest;
+    update pairs.friends set v = account where v = guest;
+$$;
+select auth.set_merge_rule('friends', 'function', function => 'merge_friends(uuid, uuid)');
+select * from merge();
+rollback;
+drop schema pairs cascade;
+
+-- A key with a NULL in it is referenced by nothing.
+create schema nothing;
+set search_path = nothing, public;
+create table codes (user_id uuid references auth.users (id), code text, unique (user_id, code));
+create table uses (user_id uuid, code text, foreign key (user_id, code) references codes (user_id, code));
+begin;
+insert into codes values (ada(), null), (bob(), 'x');
+insert into uses values (ada(), null), (bob(), 'x'), (null, 'x');
+select * from merge();
+select who(user_id), code from codes order by 2;
+select count(*) as of_ada from uses where user_id = ada();
+rollback;
+drop schema nothing cascade;
+
+-- A row that hangs on two rows that move or go is counted once.
+create schema twice;
+set search_path = twice, public;
+create table spots (id int primary key, user_id uuid references auth.users (id), name text, unique (user_id, name));
+create table ways (a int references spots on delete cascade, b int references spots on delete cascade, length int);
+begin;
+insert into spots values (1, ada(), 'home'), (2, ada(), 'work'), (3, bob(), 'home'), (4, bob(), 'work');
+insert into ways values (1, 2, 10), (2, 1, 11), (1, 4, 12), (3, 4, 13), (4, 4, 14);
+savepoint before;
+select * from merge();
+select * from ways order by length;
+rollback to before;
+select auth.set_merge_rule('spots', 'keep_account');
+select * from merge();
+select * from ways order by length;
+rollback to before;
+-- A rule that calls a function is one of a table that holds the id.
+create function merge_ways(guest uuid, account uuid) returns void language sql as '';
+select auth.set_merge_rule('ways', 'function', function => 'merge_ways(uuid, uuid)');
+select raised('select merge()');
+rollback;
+drop schema twice cascade;
 
 reset search_path;
 drop function merge, ada, bob, who;

@@ -124,5 +124,5 @@ select auth.sign_in_with_password('ada@example.org', '12345') is not null as new
 select raised('select auth.set_setting(''password_hash_memory'', ''1'')');
 rollback;
 
-delete from auth.settings;
+select default_settings();
 drop function permanent;

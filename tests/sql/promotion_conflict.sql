@@ -90,4 +90,4 @@ rollback;
 drop table notes;
 drop function sent;
 delete from auth.users;
-delete from auth.settings;
+select default_settings();

@@ -1,5 +1,6 @@
 -- Behaviour settings: shown, changed, checked, transactional.
 \pset format unaligned
+delete from auth.settings;
 
 -- Every setting, like pg_settings.
 select name, value, "default", unit, type, allowed, is_changed from auth.all_settings;
@@ -112,3 +113,4 @@ select count(*) > 10 as shown from auth.all_settings;
 select raised('insert into auth.settings (name, value) values (''issuer'', ''x'')');
 rollback;
 select count(*) as changed from auth.settings;
+select default_settings();

@@ -6,6 +6,15 @@ create role app_login login noinherit;
 create role plain_login login;
 select auth.create_roles('app_login');
 
+-- All settings at their defaults, but for rate limits: all tests come from one client. A file that changes settings for
+-- good ends with it.
+create function default_settings() returns void language sql as $$
+    delete from auth.settings;
+    insert into auth.settings (name, value)
+    select name, '0' from auth.all_settings where name like '%\_rate\_limit'
+$$;
+select default_settings();
+
 -- What a statement raises: "SQLSTATE message | hint". Values are bound as $1, $2 and $3, as an application would.
 create function raised(statement text, variadic arguments text[] default '{}') returns text
 language plpgsql as $$
@@ -44,8 +53,8 @@ language sql immutable as $$
            answer->>'access_token', answer->>'refresh_token'
 $$;
 
--- Messages are counted whatever becomes of the transaction; files that send many begin with this, and end by deleting
--- the settings.
+-- Messages are counted whatever becomes of the transaction; files that send many begin with this, and end with
+-- default_settings().
 create function unlimited_messages() returns void language sql as $$
     insert into auth.settings (name, value)
     select name, '1000' from unnest(array['otp_message_limit', 'otp_message_limit_total', 'otp_message_limit_client']) name

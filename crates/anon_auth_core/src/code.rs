@@ -11,15 +11,7 @@ use crate::refresh::RefreshKey;
 
 /// A code of six digits, each as likely as any other.
 pub fn six_digits() -> String {
-    const CODES: u32 = 1_000_000;
-    // Above the last full million the lower codes would be likelier.
-    const LIMIT: u32 = u32::MAX - u32::MAX % CODES;
-    loop {
-        let number = u32::from_be_bytes(random::bytes());
-        if number < LIMIT {
-            return format!("{:06}", number % CODES);
-        }
-    }
+    format!("{:06}", random::below(1_000_000))
 }
 
 /// A token of 256 random bits, for a link: 43 characters of base64url.

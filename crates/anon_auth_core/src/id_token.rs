@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::algorithm::Algorithm;
 use crate::json::any_holds_nul;
 use crate::jwks::KeySet;
-use crate::jwt::{self, TokenError, Typ, audiences, numeric_date};
+use crate::jwt::{self, Kind, TokenError, audiences, numeric_date};
 use crate::keys::KeyError;
 
 /// How far, in seconds, the issuer's clock may be ahead of ours: `iat` and `nbf` of a fresh token may be that much in
@@ -111,7 +111,7 @@ pub struct IdToken {
 /// Verifies an ID token: its form, its signature by the key of `keys` that its `kid` names, and every claim that
 /// [`Expected`] knows, `sub` and `iat`.
 pub fn verify(token: &str, keys: &KeySet, expected: &Expected) -> Result<IdToken, IdTokenError> {
-    let parsed = jwt::parse_typed(token, Typ::Optional)?;
+    let parsed = jwt::parse_kind(token, Kind::IdToken)?;
     if !expected.algorithms.contains(&parsed.algorithm()) {
         return Err(IdTokenError::Algorithm(parsed.algorithm()));
     }

@@ -18,6 +18,7 @@ pub use claims::{ClaimError, Expected, check_claims, numeric_date};
 pub const MAX_TOKEN_BYTES: usize = 8192;
 
 /// Header members that bring or point to a key: the key is ours to choose, never the token's (RFC 8725, section 3.5).
+/// One that registers a device key brings it along, to be known from then on.
 const KEY_MEMBERS: [&str; 4] = ["jwk", "jku", "x5u", "x5c"];
 
 /// Signs `claims` with `key`; the header is `alg`, `typ` and `kid`.
@@ -52,6 +53,7 @@ pub struct Parsed<'a> {
     signed: &'a str,
     kid: String,
     algorithm: Algorithm,
+    jwk: Option<Value>,
     payload: Vec<u8>,
     signature: Vec<u8>,
 }
@@ -59,19 +61,24 @@ pub struct Parsed<'a> {
 /// Reads a token's structure: three parts of strict base64url, and a header that is a JSON object without duplicate
 /// members, with one of our algorithms, `typ` JWT and a `kid`, and without `crit`, `b64` or a key of its own.
 pub fn parse(token: &str) -> Result<Parsed<'_>, TokenError> {
-    parse_typed(token, Typ::Required)
+    parse_kind(token, Kind::AccessToken)
 }
 
-/// Whether a token's header must have a `typ`; where it has one, it is JWT.
+/// What a token is, and with it what its header may and must say.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Typ {
-    Required,
-    /// Not every issuer writes it into ID tokens (RFC 7519, section 5.1, leaves it to them).
-    Optional,
+pub(crate) enum Kind {
+    AccessToken,
+    /// Of another issuer. Not every one writes `typ` into ID tokens (RFC 7519, section 5.1, leaves it to them).
+    IdToken,
+    /// Signed by a device key, which the header may bring along.
+    DeviceRequest,
 }
 
-/// [`parse`], for a token that may do without `typ`.
-pub(crate) fn parse_typed(token: &str, typ: Typ) -> Result<Parsed<'_>, TokenError> {
+/// The `typ` of a device key's request: Authgear's.
+const DEVICE_REQUEST: &str = "vnd.authgear.anonymous-request";
+
+/// [`parse`], for a token of another kind.
+pub(crate) fn parse_kind(token: &str, kind: Kind) -> Result<Parsed<'_>, TokenError> {
     if token.len() > MAX_TOKEN_BYTES {
         return Err(TokenError::TooLong);
     }
@@ -81,20 +88,21 @@ pub(crate) fn parse_typed(token: &str, typ: Typ) -> Result<Parsed<'_>, TokenErro
     if payload.contains('.') {
         return Err(not_three);
     }
-    let header = json::object(&decode(header)?).map_err(|error| match error {
+    let mut header = json::object(&decode(header)?).map_err(|error| match error {
         JsonError::Syntax => TokenError::Malformed("the token's header is not JSON"),
         JsonError::NotAnObject => TokenError::Malformed("the token's header is not a JSON object"),
         JsonError::DuplicateMember => TokenError::DuplicateMember,
     })?;
-    let algorithm = check_header(&header, typ)?;
+    let algorithm = check_header(&header, kind)?;
     let kid = match header.get("kid") {
         Some(Value::String(kid)) if !kid.is_empty() => kid.clone(),
         _ => return Err(TokenError::Malformed("the token's header has no kid")),
     };
-    Ok(Parsed { signed, kid, algorithm, payload: decode(payload)?, signature: decode(signature)? })
+    let jwk = header.remove("jwk");
+    Ok(Parsed { signed, kid, algorithm, jwk, payload: decode(payload)?, signature: decode(signature)? })
 }
 
-fn check_header(header: &Map<String, Value>, typ: Typ) -> Result<Algorithm, TokenError> {
+fn check_header(header: &Map<String, Value>, kind: Kind) -> Result<Algorithm, TokenError> {
     let algorithm = header
         .get("alg")
         .and_then(Value::as_str)
@@ -102,11 +110,12 @@ fn check_header(header: &Map<String, Value>, typ: Typ) -> Result<Algorithm, Toke
         .ok_or(TokenError::UnsupportedAlgorithm)?;
     // A media type, so its case does not matter (RFC 7519, section 5.1). Explicit typing keeps tokens that were made
     // for another purpose out (RFC 8725, section 3.11).
-    let is_jwt = match header.get("typ") {
-        Some(typ) => typ.as_str().is_some_and(|typ| typ.eq_ignore_ascii_case("JWT")),
-        None => typ == Typ::Optional,
+    let expected = if kind == Kind::DeviceRequest { DEVICE_REQUEST } else { "JWT" };
+    let is_expected = match header.get("typ") {
+        Some(typ) => typ.as_str().is_some_and(|typ| typ.eq_ignore_ascii_case(expected)),
+        None => kind == Kind::IdToken,
     };
-    if !is_jwt {
+    if !is_expected {
         return Err(TokenError::WrongType);
     }
     // No extension is understood here, so whatever is critical is unknown. `b64` (RFC 7797) would change what is
@@ -114,7 +123,8 @@ fn check_header(header: &Map<String, Value>, typ: Typ) -> Result<Algorithm, Toke
     if header.contains_key("crit") || header.contains_key("b64") {
         return Err(TokenError::UnknownCritical);
     }
-    if KEY_MEMBERS.into_iter().any(|name| header.contains_key(name)) {
+    let is_forbidden = |name: &&str| !(kind == Kind::DeviceRequest && *name == "jwk");
+    if KEY_MEMBERS.into_iter().filter(is_forbidden).any(|name| header.contains_key(name)) {
         return Err(TokenError::EmbeddedKey);
     }
     Ok(algorithm)
@@ -133,6 +143,11 @@ impl Parsed<'_> {
     /// Which algorithm the token claims to be signed with.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// The key that the header brings along; only a device key's request may have one.
+    pub(crate) fn jwk(&self) -> Option<&Value> {
+        self.jwk.as_ref()
     }
 
     /// The claims, if `key` signed exactly this token. The algorithm is the key's, whatever the header says: one

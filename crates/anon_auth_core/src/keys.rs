@@ -14,6 +14,8 @@ use aws_lc_rs::signature::{
     ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_SHA256, RsaKeyPair, VerificationAlgorithm,
 };
 
+use curve25519_dalek::edwards::CompressedEdwardsY;
+
 use crate::algorithm::Algorithm;
 use crate::random;
 
@@ -179,10 +181,20 @@ impl VerifyingKey {
             Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED,
             Algorithm::EdDSA => &ED25519,
         };
-        let key = ParsedPublicKey::new(verification, bytes)
-            .map_err(|_| KeyError::invalid(format!("this is not a public key for {algorithm}")))?;
+        let refused = || KeyError::invalid(format!("this is not a public key for {algorithm}"));
+        if algorithm == Algorithm::EdDSA && !is_strong_point(bytes) {
+            return Err(refused());
+        }
+        let key = ParsedPublicKey::new(verification, bytes).map_err(|_| refused())?;
         Ok(Self { algorithm, verifier: Verifier::Public(key) })
     }
+}
+
+/// Whether these bytes are the one spelling of a point of Curve25519 that has more than eight multiples: for another,
+/// anybody can sign. AWS-LC takes such points, and more than one spelling.
+fn is_strong_point(bytes: &[u8]) -> bool {
+    let Ok(spelling) = CompressedEdwardsY::from_slice(bytes) else { return false };
+    spelling.decompress().is_some_and(|point| !point.is_small_order() && point.compress() == spelling)
 }
 
 impl fmt::Debug for VerifyingKey {

@@ -1,13 +1,17 @@
 //! What anon_auth does without Postgres: keys, signed tokens, refresh tokens, the ID tokens of other issuers, keys
-//! sealed at rest, addresses, codes and passwords, the answers of captcha services.
+//! sealed at rest, addresses, codes, passwords, rate limits, the answers of captcha services, and what proves something
+//! without a row: challenges, device keys and work.
 //!
 //! Cryptography is aws-lc-rs throughout. Nothing here panics on input, and no error holds a key, a token
 //! or a part of one.
 
 pub mod address;
 pub mod algorithm;
+pub mod altcha;
+pub mod challenge;
 pub mod client_address;
 pub mod code;
+pub mod device_request;
 pub mod digest;
 pub mod id_token;
 pub mod json;
@@ -17,6 +21,7 @@ pub mod jwt;
 pub mod keys;
 pub mod password;
 pub mod random;
+pub mod rate_limit;
 pub mod refresh;
 pub mod seal;
 pub mod siteverify;

@@ -13,3 +13,15 @@ pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     rand::fill(&mut bytes).expect("the system's random number generator works");
     bytes
 }
+
+/// A random number below `limit`, each as likely as any other; 0 where `limit` is.
+pub(crate) fn below(limit: u32) -> u32 {
+    // Above the last full multiple of the limit the lower numbers would be likelier.
+    let fair = u32::MAX - u32::MAX.checked_rem(limit).unwrap_or(0);
+    loop {
+        let number = u32::from_be_bytes(bytes());
+        if number < fair {
+            return number.checked_rem(limit).unwrap_or(0);
+        }
+    }
+}

@@ -22,6 +22,8 @@ pub struct History {
     permanent: Session,
     linked: Session,
     issuer: Issuer,
+    /// Its guest comes back by it.
+    device: (Device, Session),
     /// Has claimed an address, and the code that proves it.
     claiming: (Session, String),
     /// Has a code to sign in elsewhere.
@@ -85,11 +87,12 @@ impl History {
         let code = call_as(&mut admin, &moving, "select auth.create_transfer_code()", &[]);
         let moving = (moving, code["transfer_code"].as_str().expect("a code").to_owned());
 
-        for sql in [
-            "insert into shop.notes (user_id, body) values ($1, 'kept')",
-            "insert into shop.carts values ($1, 2)",
-            "insert into auth.device_keys values ('device', $1, '{}')",
-        ] {
+        let device = Device::new("device-1");
+        let of_device = device.register(&mut admin).unwrap_or_else(failed("register"));
+
+        for sql in
+            ["insert into shop.notes (user_id, body) values ($1, 'kept')", "insert into shop.carts values ($1, 2)"]
+        {
             admin.execute(sql, &[&permanent.user]).unwrap_or_else(failed(sql));
         }
         Self {
@@ -104,6 +107,7 @@ impl History {
             permanent,
             linked,
             issuer,
+            device: (device, of_device),
             claiming: claim(&mut admin, "grace@example.org"),
             moving,
             keys: value(&mut admin, "select auth.jwks()"),
@@ -159,6 +163,9 @@ impl History {
         let answer = sign_in_with_id_token(admin, "corp", &token, Some("n")).unwrap_or_else(failed("sign_in"));
         assert_eq!(Session::from(answer).user, self.linked.user);
 
+        let (device, guest) = &self.device;
+        assert_eq!(device.sign_in(admin).unwrap_or_else(failed("sign_in")).user, guest.user);
+
         let (guest, code) = &self.claiming;
         let session: Session = verify_code(admin, guest, code).into();
         assert_eq!(session.user, guest.user);
@@ -213,14 +220,17 @@ impl History {
 
 /// Number of rows, and a digest of them, of every table that a dump takes, and what the views show.
 pub fn contents(client: &mut Client) -> BTreeMap<String, (i64, String)> {
-    let tables = "select array(select oid::regclass::text from unnest(extconfig) oid)
-                         || '{auth.all_settings,auth.all_hooks,auth.owned_tables}'
-                    from pg_extension where extname = 'anon_auth'";
-    value::<Vec<String>>(client, tables)
-        .into_iter()
-        .map(|table| {
+    let dumped = "select c.oid::regclass::text, c.condition
+                    from pg_extension, unnest(extconfig, extcondition) c(oid, condition) where extname = 'anon_auth'";
+    let dumped = client.query(dumped, &[]).unwrap_or_else(failed(dumped));
+    let views = ["all_settings", "all_hooks", "owned_tables"].map(|view| (format!("auth.{view}"), String::new()));
+    dumped
+        .iter()
+        .map(|row| (row.get(0), row.get(1)))
+        .chain(views)
+        .map(|(table, condition): (String, String)| {
             let sql = format!(
-                "select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text from {table} t"
+                "select count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0)::text from {table} t {condition}"
             );
             let row = client.query_one(&sql, &[]).unwrap_or_else(failed(&sql));
             assert!(row.get::<_, i64>(0) > 0, "{table} is empty: let History::make() fill it");

@@ -32,6 +32,9 @@ create function shop.welcome(event jsonb) returns jsonb language sql as
 select auth.set_merge_rule('shop.carts', 'sum', array['items']);
 select auth.set_merge_rule('shop.orders', 'function', function => 'shop.merge_orders(uuid, uuid)');
 select auth.set_merge_rule('"Odd Schema"."Odd Table"', user_columns => '{owner}');
+create table shop.short_lived (user_id uuid);
+select auth.set_merge_rule('shop.short_lived', 'ignore');
+drop table shop.short_lived;
 select auth.set_hook('custom_access_token', 'shop.add_plan(jsonb)');
 select auth.set_hook('after_user_created', 'shop.welcome(jsonb)');
 
@@ -42,6 +45,10 @@ select auth.set_setting('cleanup_age', '10 days');
 select auth.set_setting('session_lifetime', '1 year');
 select auth.set_guest_provider('kiosk', session_lifetime => '1 hour', rate_limit => 5, captcha => 'off');
 select auth.set_captcha('hcaptcha', '0xsecret', hostnames => '{www.example.com}');
+
+-- What is counted as time goes by.
+insert into auth.daily_stats (day, guests_created) values ('2020-02-20', 20);
+insert into auth.stat_changes (day, guests_promoted) values ('2020-02-22', 22);
 
 -- Guests of old, whom clean-up is to find.
 insert into auth.users (id, is_anonymous, created_at, last_active_on)

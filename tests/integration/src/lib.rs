@@ -4,28 +4,35 @@
 //! configure a server start another with `tests/cluster.sh`.
 
 mod database;
+mod device;
 mod dump;
 mod history;
 mod key_file;
 mod openid;
+mod pooler;
+mod postgrest;
 mod server;
 mod session;
 mod siteverify;
 mod tls;
 
 pub use database::*;
+pub use device::*;
 pub use dump::*;
 pub use history::*;
 pub use key_file::*;
 pub use openid::*;
+pub use pooler::*;
+pub use postgrest::*;
 pub use server::*;
 pub use session::*;
 pub use siteverify::*;
 pub use tls::*;
 
 use postgres::{Error, GenericClient};
+use serde_json::Value;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How much larger than by default the large tests are, from the variable `ANON_AUTH_TEST_SCALE`.
 pub fn scale() -> usize {
@@ -77,6 +84,12 @@ pub fn describe(error: &Error) -> String {
     }
 }
 
+/// The code that the message of an error begins with.
+pub fn code_of(error: &Error) -> String {
+    let message = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+    message.split(':').next().unwrap_or_default().to_owned()
+}
+
 /// The SQLSTATE of an error of the server.
 pub fn sqlstate(error: &Error) -> &str {
     error.code().map_or("", |code| code.code())
@@ -100,6 +113,22 @@ pub fn wait_until(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) 
     while !is_so() {
         assert!(start.elapsed() < limit, "waited {limit:?} for: {what}");
         std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The time in seconds since 1970-01-01 UTC.
+pub fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs()
+}
+
+/// Puts members into a JSON object; null removes one.
+pub fn change(object: &mut Value, changes: &Value) {
+    let object = object.as_object_mut().expect("an object");
+    for (name, value) in changes.as_object().expect("an object") {
+        match value {
+            Value::Null => object.remove(name),
+            value => object.insert(name.clone(), value.clone()),
+        };
     }
 }
 

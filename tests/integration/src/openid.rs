@@ -1,6 +1,6 @@
 //! OpenID providers: a real one, and issuers that sign whatever a test wants.
 
-use crate::environment;
+use crate::{change, environment, unix_time};
 use anon_auth_core::algorithm::Algorithm;
 use anon_auth_core::jwt;
 use anon_auth_core::keys::SigningKey;
@@ -12,7 +12,6 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The program of `tests/oidc`: a real provider on loopback. Its clients are called by their algorithms.
 pub struct OpenIdProvider {
@@ -101,17 +100,12 @@ impl Issuer {
 
     /// A good token for the nonce `n`, with `changes` made to its claims; null removes one.
     pub fn token(&self, changes: Value) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+        let now = unix_time();
         let mut claims = json!({
             "iss": self.url(), "aud": "our-client", "sub": "1", "iat": now, "exp": now + 300, "nonce": "n",
         });
-        let claims = claims.as_object_mut().expect("an object");
-        for (name, value) in changes.as_object().expect("an object") {
-            match value {
-                Value::Null => claims.remove(name),
-                value => claims.insert(name.clone(), value.clone()),
-            };
-        }
+        change(&mut claims, &changes);
+        let claims = claims.as_object().expect("an object");
         jwt::encode("key-1", &self.key, claims).expect("a token")
     }
 }

@@ -166,6 +166,11 @@ impl Server {
         self.own.is_none()
     }
 
+    /// The port of its socket.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The superuser's name.
     pub fn superuser(&self) -> &str {
         &self.user

@@ -2,9 +2,12 @@
 #![allow(non_snake_case)]
 
 mod address;
+mod altcha;
+mod challenge;
 mod claims;
 mod client_address;
 mod code;
+mod device_request;
 mod hostile_headers;
 mod hostile_tokens;
 mod id_token;
@@ -12,6 +15,7 @@ mod jwk;
 mod jwks;
 mod keys;
 mod password;
+mod rate_limit;
 mod refresh;
 mod rfc;
 mod seal;

@@ -35,6 +35,9 @@ const FOR_EVERYBODY: &[&str] = &[
     "create_transfer_code",
     "redeem_transfer_code",
     "merge_anonymous_user",
+    "create_challenge",
+    "sign_in_with_device_key",
+    "remove_device_key",
 ];
 
 /// A connection as `role`: as itself where it may log in, by SET ROLE where not.

@@ -22,6 +22,9 @@ fn W11_dump_and_restore_lose_nothing() {
     for restored in [&plain, &parallel] {
         let mut client = restored.connect();
         assert_eq!(contents(&mut client), expected);
+        let forgotten =
+            "select count(*) from auth.merge_rules r where not exists (select from pg_class where oid = r.relation)";
+        assert_eq!(value::<i64>(&mut client, forgotten), 0, "a rule without a table is left out");
         assert_eq!(value::<i64>(&mut client, "select count(*) from auth.customizations"), 0);
         history.check(restored);
     }

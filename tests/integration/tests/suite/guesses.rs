@@ -48,9 +48,7 @@ fn outcome<T>(result: Result<T, postgres::Error>) -> String {
     match result {
         Ok(_) => "in".into(),
         Err(error) if error.code() == Some(&SqlState::T_R_SERIALIZATION_FAILURE) => "40001".into(),
-        Err(error) => {
-            error.as_db_error().expect("the server answers").message().split(':').next().unwrap().to_owned()
-        }
+        Err(error) => code_of(&error),
     }
 }
 

@@ -57,15 +57,49 @@ fn call(client: &mut postgres::Transaction, sql: &str, argument: &str) -> Result
 
 const VERIFY: &str = "select auth.verify_otp('email_change', $1)";
 
-/// The code at the beginning of the message.
-fn code_of(error: &Error) -> String {
-    let message = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
-    message.split(':').next().unwrap_or_default().to_owned()
-}
-
 /// How many of the results are errors of this code.
 fn count<T>(results: &[Result<T, Error>], code: &str) -> usize {
     results.iter().filter(|result| result.as_ref().is_err_and(|error| code_of(error) == code)).count()
+}
+
+/// A merge locks the account first, which is older than the guest, and then the guest.
+#[test]
+fn A5_a_code_that_signs_in_to_an_account_locks_as_a_merge_does() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("promotion_conflict", "login")]);
+    for (address, by_link) in [("bob@example.org", false), ("carol@example.org", true)] {
+        let account = sign_in(&mut admin);
+        let prove =
+            "update auth.users set is_anonymous = false, email = $2, email_confirmed_at = now() where id = $1";
+        admin.execute(prove, &[&account.user, &address]).unwrap();
+        let claim = claim(&mut admin, address);
+        let mut merging = db.connect();
+        let mut merging = merging.transaction().unwrap();
+        let lock = "select from auth.users where id = $1 for update";
+        merging.execute(lock, &[&account.user]).unwrap();
+        let mut app = db.connect_as(APP);
+        std::thread::scope(|scope| {
+            let (sql, secret) = match by_link {
+                true => ("select auth.verify_otp('email_change', token_hash => $1)", &claim.link),
+                false => (VERIFY, &claim.code),
+            };
+            let verified = scope.spawn(|| as_user(&mut app, &claim.guest, |t| call(t, sql, secret)));
+            wait_until("the code waits", Duration::from_secs(10), || {
+                value(
+                    &mut admin,
+                    "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock')",
+                )
+            });
+            merging.execute(lock, &[&claim.guest.user]).expect("nobody holds the guest who waits for the account");
+            merging.commit().unwrap();
+            let answer = verified.join().unwrap().unwrap_or_else(|error| panic!("{}", describe(&error)));
+            assert_eq!(answer["user"]["id"], account.user.to_string());
+        });
+    }
+    assert_eq!(
+        value::<i64>(&mut admin, "select deadlocks from pg_stat_database where datname = current_database()"),
+        0
+    );
 }
 
 #[test]

@@ -182,6 +182,99 @@ fn W8_while_clean_up_runs() {
     assert_eq!(deadlocks(&mut admin), 0);
 }
 
+/// Has a guest claim an address; returns the code that was sent there.
+fn claim(admin: &mut Client, guest: &Session, address: &str) -> String {
+    set_token(admin, &guest.access_token);
+    admin.execute("select auth.update_user(jsonb_build_object('email', $1::text))", &[&address]).unwrap();
+    set_token(admin, "");
+    let code =
+        "select convert_from(secret, 'UTF8')::jsonb->>0 from auth.messages where user_id = $1 and status = 'pending'";
+    admin.query_one(code, &[&guest.user]).unwrap().get(0)
+}
+
+/// Merges the guest while it proves its address by the code that was sent there; what came of both.
+fn merge_while_proving(
+    db: &Database,
+    round: usize,
+    account: &Session,
+    guest: &Session,
+    code: &str,
+) -> [Option<String>; 2] {
+    let results = db.at_once(2, APP, |i, client| -> Result<(), Error> {
+        // In turn the one, the other and neither comes later.
+        sleep(if round % 3 == i { 100 } else { 0 });
+        if i == 0 {
+            return merge(client, account, guest).map(|_| ());
+        }
+        let mut transaction = client.transaction()?;
+        authenticate(&mut transaction, &guest.access_token)?;
+        transaction.query_one("select auth.verify_otp('email_change', $1)", &[&code])?;
+        transaction.commit()
+    });
+    let mut errors = results.into_iter().map(|result| result.err().map(|error| describe(&error)));
+    [errors.next().flatten(), errors.next().flatten()]
+}
+
+/// What a guest hears that was merged a moment ago.
+fn is_gone(text: &str) -> bool {
+    ["session_not_found", "no_authorization", "otp_expired", "user_not_found"].iter().any(|code| text.contains(code))
+}
+
+#[test]
+fn W8_while_the_guest_is_promoted() {
+    let (db, mut admin) = setup();
+    admin.execute("select auth.set_setting('otp_message_limit_client', '1000')", &[]).unwrap();
+    let (mut merged, mut promoted) = (0, 0);
+    for round in 0..15 {
+        let (guest, account) = (sign_in(&mut admin), account(&mut admin));
+        fill_cart(&mut admin, &guest, 0..10);
+        let code = claim(&mut admin, &guest, &format!("ada{round}@example.org"));
+        let owner = match merge_while_proving(&db, round, &account, &guest, &code) {
+            // The token is of a session that the promotion has ended.
+            [Some(text), None] if text.contains("session_not_found") || text.contains("not_anonymous") => {
+                promoted += 1;
+                assert!(exists(&mut admin, guest.user));
+                guest.user
+            }
+            [None, Some(text)] if is_gone(&text) => {
+                merged += 1;
+                assert!(!exists(&mut admin, guest.user));
+                account.user
+            }
+            errors => panic!("exactly one of the two comes first: {errors:?}"),
+        };
+        assert_eq!(value::<uuid::Uuid>(&mut admin, "select user_id from carts"), owner);
+        assert_eq!(value::<i64>(&mut admin, "select count(*) from items"), 10);
+        run(&mut admin, "delete from auth.users");
+    }
+    assert!(merged > 0 && promoted > 0, "{merged} merged, {promoted} promoted");
+    assert_eq!(deadlocks(&mut admin), 0);
+}
+
+/// The address is the account's, so that the code signs the guest in there.
+#[test]
+fn A5_while_the_guest_signs_in_to_the_account() {
+    let (db, mut admin) = setup();
+    for (name, value) in [("otp_message_limit_client", "1000"), ("promotion_conflict", "login")] {
+        admin.execute("select auth.set_setting($1, $2)", &[&name, &value]).unwrap();
+    }
+    for round in 0..12 {
+        let (account, guest) = (account(&mut admin), sign_in(&mut admin));
+        let address = format!("bob{round}@example.org");
+        let prove = "update auth.users set email = $2, email_confirmed_at = now() where id = $1";
+        admin.execute(prove, &[&account.user, &address]).unwrap();
+        fill_cart(&mut admin, &guest, 0..10);
+        let code = claim(&mut admin, &guest, &address);
+        let [merged, signed_in] = merge_while_proving(&db, round, &account, &guest, &code);
+        assert_eq!(merged, None);
+        assert!(signed_in.as_ref().is_none_or(|text| is_gone(text)), "{signed_in:?}");
+        assert_eq!(value::<uuid::Uuid>(&mut admin, "select user_id from carts"), account.user);
+        assert_eq!(value::<i64>(&mut admin, "select count(*) from items"), 10);
+        run(&mut admin, "delete from auth.users");
+    }
+    assert_eq!(deadlocks(&mut admin), 0);
+}
+
 #[test]
 fn W1_rows_that_somebody_holds() {
     let (db, mut admin) = setup();
@@ -304,6 +397,35 @@ fn W1_rows_that_get_another_key_meanwhile() {
     admin.execute("insert into shares values ($1, 1, 0)", &[&guest.user]).unwrap();
     merge_meanwhile(&db, &mut admin, &account, &guest, "update shares set hits = hits + 1");
     assert_eq!(value::<i64>(&mut admin, "select count(*) from shares where note is null and hits = 1"), 1);
+    check_foreign_keys(&mut admin);
+}
+
+/// What overlaps a period of the guest's follows, and keeps its own period.
+#[test]
+fn W1_temporal_keys() {
+    let (db, mut admin) = setup();
+    if value::<i32>(&mut admin, "select current_setting('server_version_num')::integer") < 180000 {
+        return;
+    }
+    run(
+        &mut admin,
+        "create extension btree_gist;
+         create table stays (user_id uuid references auth.users (id), during daterange, primary key (user_id, during without overlaps));
+         create table meals (user_id uuid, during daterange, foreign key (user_id, period during) references stays (user_id, period during))",
+    );
+    let (guest, account) = (sign_in(&mut admin), account(&mut admin));
+    let stay = "insert into stays select $1, r from unnest(array[daterange('2024-01-01', '2024-01-05'), daterange('2024-01-05', '2024-01-09')]) r";
+    admin.execute(stay, &[&guest.user]).unwrap();
+    // Over two of them.
+    admin.execute("insert into meals values ($1, daterange('2024-01-04', '2024-01-06'))", &[&guest.user]).unwrap();
+    admin.execute("insert into stays values ($1, daterange('2024-01-08', '2024-01-10'))", &[&account.user]).unwrap();
+    let mut app = db.connect_as(APP);
+    let text = expect_error(merge(&mut app, &account, &guest), "PT409", "merge_conflict");
+    assert!(text.contains("stays_pkey"), "{text}");
+    run(&mut admin, "delete from stays where lower(during) = '2024-01-08'");
+    merge(&mut app, &account, &guest).unwrap_or_else(|error| panic!("{}", describe(&error)));
+    let row = admin.query_one("select user_id, during::text from meals", &[]).unwrap();
+    assert_eq!((row.get(0), row.get(1)), (account.user, "[2024-01-04,2024-01-06)".to_owned()));
     check_foreign_keys(&mut admin);
 }
 

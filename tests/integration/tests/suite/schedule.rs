@@ -43,6 +43,13 @@ fn C8_a_job_of_pg_cron_deletes_an_expired_guest() {
     assert_eq!(jobs[0].get::<_, String>(0), "it_janitor");
     assert_eq!(jobs[0].get::<_, String>(1), "call auth.cleanup()");
     assert_eq!(jobs[0].get::<_, String>(2), "* * * * *");
+    // Monitoring sees the job where pg_cron shows it, and that clean-up runs in any case.
+    let jobs = "select value from auth.health where name = 'cleanup_jobs'";
+    assert_eq!(value::<Option<i64>>(&mut admin, jobs), Some(1));
+    assert_eq!(value::<Option<i64>>(&mut cron, jobs), Some(1));
+    run(&mut admin, "create role it_watcher login in role pg_monitor");
+    let mut watcher = server.connect(&app, "it_watcher");
+    assert_eq!(value::<Option<i64>>(&mut watcher, jobs), None);
 
     wait_until("pg_cron's next minute", Duration::from_secs(130), || !exists(&mut admin, guest.user));
     let succeeded =
@@ -50,6 +57,8 @@ fn C8_a_job_of_pg_cron_deletes_an_expired_guest() {
     wait_until("the job's report", Duration::from_secs(20), || {
         admin.query(succeeded, &[&job]).unwrap().iter().any(|row| row.get(0))
     });
+    let last_run = "select value < 600 and status = 'ok' from auth.health where name = 'cleanup_last_run'";
+    assert!(value::<bool>(&mut watcher, last_run));
     assert!(exists(&mut admin, live.user));
     assert!(value::<bool>(&mut cron, "select auth.unschedule_cleanup()"));
     assert!(!value::<bool>(&mut cron, "select auth.unschedule_cleanup()"));

@@ -259,3 +259,34 @@ fn N14_a_printed_plan_holds_no_secret() {
         assert!(!text.contains(&as_printed(&code)), "{hook}");
     }
 }
+
+/// Drivers that write values into the statement do what the documentation says not to do.
+#[test]
+fn N14_a_token_that_is_written_out_is_not_in_statistics_for_others() {
+    let db = Database::on(&Server::start(&[]));
+    let mut admin = db.connect();
+    run(&mut admin, "create extension pg_stat_statements; select pg_stat_statements_reset()");
+    let mut app = db.connect_as(APP);
+    let (careless, curious) = (sign_in(&mut app), sign_in(&mut app));
+    let token = &careless.access_token;
+    for statements in [
+        format!("begin; select auth.authenticate('{token}'); commit"),
+        format!("begin; select 1, auth.authenticate('{token}') as user; commit"),
+        // Having failed on the way, and anew.
+        format!("begin; savepoint s; select auth.authenticate('{token}'), 1 / (auth.uid() is null)::int"),
+        format!("rollback; begin; select auth.authenticate('{token}'), 2, auth.uid(); commit"),
+        format!(
+            "begin; select set_config('request.headers', '{{\"authorization\": \"Bearer {token}\"}}', true); select auth.pre_request(); commit"
+        ),
+    ] {
+        let _ = app.simple_query(&statements);
+    }
+    let mut transaction = app.transaction().unwrap();
+    authenticate(&mut transaction, &curious.access_token).unwrap();
+    let seen: String =
+        value(&mut transaction, "select coalesce(string_agg(query, e'\n'), '') from pg_stat_statements");
+    assert!(!seen.contains(token.as_str()), "{seen}");
+    transaction.commit().unwrap();
+    let all: String = value(&mut admin, "select string_agg(query, e'\n') from pg_stat_statements where calls > 0");
+    assert!(all.contains("auth.authenticate($1)") && !all.contains(token.as_str()), "{all}");
+}

@@ -1,6 +1,7 @@
 //! A streaming standby: reading works as on the primary, writing says why it does not.
 
 use anon_auth_tests::*;
+use serde_json::json;
 use std::time::Duration;
 
 #[test]
@@ -38,6 +39,8 @@ fn W3_a_standby_verifies_and_follows() {
         "auth.verify_otp('email_change', '000000')",
         "auth.sign_in_with_password('ada@example.org', 'secret')",
         "auth.redeem_transfer_code('00000-00000')",
+        "auth.sign_in_with_device_key('x')",
+        "auth.remove_device_key(null)",
     ] {
         let mut inner = transaction.transaction().unwrap();
         let sql = format!("select {call}");
@@ -49,6 +52,10 @@ fn W3_a_standby_verifies_and_follows() {
         inner.rollback().unwrap();
     }
     transaction.commit().unwrap();
+    // A3: a challenge of the standby is good on the primary.
+    let device = Device::new("a-device-key");
+    let request = device.request(&challenge(&mut client), json!({}), json!({}));
+    sign_in_with_device_key(&mut admin, &request).unwrap();
     let mut standby_admin = standby.connect(&db.name, standby.superuser());
     for call in [
         "auth.cleanup_expired_users()",
@@ -60,6 +67,10 @@ fn W3_a_standby_verifies_and_follows() {
     ] {
         expect_error(standby_admin.batch_execute(&format!("select {call}")), "25006", "cannot execute auth.");
     }
+    // Monitoring looks at a standby as well.
+    assert!(value::<bool>(&mut standby_admin, "select count(*) > 10 from auth.health"));
+    assert_eq!(value::<i64>(&mut standby_admin, "select guests_created from auth.stats"), 2);
+    assert_eq!(value::<i64>(&mut standby_admin, "select count(*) from auth.lint_policies()"), 0);
 
     // What the primary does shows in a session of the standby that is open already, once it is replayed.
     set_token(&mut client, &guest.access_token);

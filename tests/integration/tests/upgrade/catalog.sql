@@ -78,8 +78,10 @@ union all
 select format('trigger %s on %s', t.tgname, c.name), 'definition', format('%s, %s', pg_get_triggerdef(t.oid), t.tgenabled)
   from relations c join pg_trigger t on t.tgrelid = c.oid and not t.tgisinternal
 union all
+select name, 'definition', pg_get_viewdef(oid) from relations where relkind = 'v'
+union all
 select format('rule %s on %s', r.rulename, c.name), 'definition', pg_get_ruledef(r.oid)
-  from relations c join pg_rewrite r on r.ev_class = c.oid
+  from relations c join pg_rewrite r on r.ev_class = c.oid and r.rulename <> '_RETURN'
 union all
 select format('policy %s on %s', p.polname, c.name), 'definition',
        concat_ws(' ', p.polcmd, p.polpermissive, p.polroles::regrole[], pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid))
