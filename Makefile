@@ -20,7 +20,7 @@ export RUSTFLAGS := -C link-arg=-Wl,--no-gc-sections
 
 .DEFAULT_GOAL := help
 .PHONY: all help prepare tree build test test-unit test-sql test-integration test-all test-package test-upgrade lint demo \
-	psql bench package deb install clean
+	psql reference bench package deb install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,9 @@ demo: build ## guests, sessions, policies and clean-up on a throwaway database; 
 
 psql: build ## psql on a throwaway database with the extension
 	@tests/psql.sh
+
+reference: build ## write docs/reference.md anew, from the comments of the database
+	@tests/reference.sh >target/reference.md && cp target/reference.md docs/reference.md
 
 bench: ## times the hot paths beside plain SQL, with a release build; see docs/performance.md
 	@$(MAKE) --no-print-directory build PROFILE=release

@@ -46,6 +46,7 @@ insert into calls (function, call) values
                        where h <> ''$$),
     ('get_user', 'select auth.get_user()::text'),
     ('user_info', 'select auth.user_info()::text'),
+    ('ensure_user', 'select auth.ensure_user()::text'),
     ('sign_in_anonymously', $$select auth.sign_in_anonymously('{"a": [1, "b"]}')::text$$),
     ('sign_in_anonymously, refused', $$select pg_temp.refused('select auth.sign_in_anonymously(''[]'')')$$),
     ('refresh_session, refused', $$select pg_temp.refused('select auth.refresh_session(''x'')')$$),

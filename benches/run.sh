@@ -61,10 +61,19 @@ make_guests() {
     setup guests -v guests="$(scaled "$1")" -v days=50
     setup documents -v rows=10000
 }
-# Half of them, 500 k, have: those of more than 90 days.
-make_expired() { setup guests -v guests="$(scaled 1000000)" -v days=180; }
+# Half of them, 500 k, have: those of more than 90 days. So have their sessions, and no others: the DELETE that clean-up
+# is compared with would leave those.
+make_expired() {
+    setup guests -v guests="$(scaled 1000000)" -v days=180
+    psql -d "$database" -c "select auth.set_setting('session_idle_timeout', '90 days')" >/dev/null
+}
 make_merge() { setup merge -v rows="$(scaled 10000)"; }
 make_empty() { :; }
+make_lazy() { psql -d "$database" -c "select auth.set_setting('guest_storage', 'lazy')" >/dev/null; }
+make_lazy_hs256() {
+    make_lazy
+    psql -d "$database" -c "select auth.rotate_signing_key('HS256')" >/dev/null
+}
 # Takes a while, and is about no time: measured while the other databases are made.
 make_memory() { psql -d memory -v calls="$(scaled 8000)" -f benches/memory.sql >"$dir/memory"; }
 
@@ -86,7 +95,7 @@ make_databases() {
     psql -d postgres -f benches/setup/roles.sql
     # It makes a role of its own the first time, which two at once would both do.
     psql -d postgres -c 'create extension anon_auth'
-    for database in guests_5m memory guests_1m expired parallel documents guests_100k merge guests_10k empty; do
+    for database in guests_5m memory guests_1m expired parallel documents guests_100k merge guests_10k empty lazy lazy_hs256; do
         [[ " $* " == *" $database "* ]] || continue
         while (($(jobs -rp | wc -l) >= 2)); do wait -n; done
         say "making the database $database"

@@ -63,7 +63,13 @@ select '
 ## Errors
 
 An error has a SQLSTATE `PTnnn`, where nnn is an HTTP status, and a message that begins with the code. A HINT says what
-to do, where there is something to do.
+to do, where there is something to do. Where PostgREST asks, an error with the status 429 has PostgREST''s own form, so
+that the answer gets the header `Retry-After`: SQLSTATE `PGRST`, the error as a JSON object in the message.
+
+In a read-only transaction or on a standby, functions that write fail with Postgres''s own 25006; readers and
+`authenticate` work, and with `guest_storage` = `lazy` so does anonymous sign-in. In a REPEATABLE READ transaction a lost
+race is Postgres''s own 40001: run it again. Under SERIALIZABLE, a refresh may meet it for nothing but other users''
+sign-ins: call these functions under READ COMMITTED.
 
 | SQLSTATE | code | raised by | when |
 |---|---|---|---|';

@@ -40,6 +40,21 @@ create table auth.session_revocations (
 );
 comment on table auth.session_revocations is 'Sessions ended because an old refresh token came back; kept until a day after clean-up has removed the session';
 
+create function auth.delete_all_but_sessions(users uuid[]) returns void
+    language plpgsql set search_path = pg_catalog, auth, pg_temp
+as $$
+begin
+    delete from auth.identities where user_id = any (users);
+    delete from auth.one_time_tokens where user_id = any (users);
+    delete from auth.device_keys where user_id = any (users);
+    delete from auth.messages where user_id = any (users);
+end
+$$;
+comment on function auth.delete_all_but_sessions(uuid[]) is
+'For the extension itself: deletes identities, codes, device keys and messages of users who are about to go.
+Arguments: users, their ids.
+Example: select auth.delete_all_but_sessions(''{}'');';
+
 -- Once per statement, not per row: a clean-up statement may delete a great many users.
 create function auth.delete_dependents() returns trigger
     language plpgsql security definer set search_path = pg_catalog, auth, pg_temp
@@ -49,10 +64,7 @@ declare
     users constant uuid[] := array(select id from deleted);
 begin
     delete from auth.sessions where user_id = any (users);
-    delete from auth.identities where user_id = any (users);
-    delete from auth.one_time_tokens where user_id = any (users);
-    delete from auth.device_keys where user_id = any (users);
-    delete from auth.messages where user_id = any (users);
+    perform auth.delete_all_but_sessions(users);
     return null;
 end
 $$;
@@ -80,7 +92,7 @@ create function auth.sign_in_anonymously(data jsonb default '{}', captcha_token 
     language c volatile parallel unsafe security definer set search_path = pg_catalog, auth, pg_temp
     as 'MODULE_PATHNAME', 'anon_auth_sign_in_anonymously';
 comment on function auth.sign_in_anonymously(jsonb, text, text, text) is
-'Signs in without credentials. Creates a guest and returns its session: access_token, token_type, expires_in (seconds), expires_at (Unix time), refresh_token, user.
+'Signs in without credentials. Creates a guest and returns its session: access_token, token_type, expires_in (seconds), expires_at (Unix time), refresh_token, user. With the setting guest_storage = "lazy" nothing is stored yet, so that it works on a standby as well.
 Arguments: data, the guest''s user_metadata (a JSON object, at most user_metadata_limit bytes); captcha_token, what a solved captcha gave (of "altcha": what the widget made of auth.create_challenge(''altcha'')), where the setting captcha or the provider asks for one; refresh_token, where the setting sign_in_mode is "reuse", the token of the guest to come back as; provider, a guest provider of auth.guest_providers, NULL to go by the settings alone.
 Errors: anonymous_provider_disabled (PT422), provider_not_found (PT404), over_request_rate_limit (PT429: see sign_in_rate_limit), captcha_failed (PT400), captcha_unavailable (PT503), validation_failed (PT400), and with a refresh_token those of auth.refresh_session().
 Example: select auth.sign_in_anonymously(''{"theme": "dark"}'');';

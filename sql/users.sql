@@ -51,7 +51,7 @@ comment on column auth.users.banned_until is 'The user is refused everywhere unt
 comment on column auth.users.created_at is 'When the user was created';
 comment on column auth.users.updated_at is 'When the user''s own data last changed';
 comment on column auth.users.last_active_on is 'Last day (UTC) on which a session of the user was refreshed, moved at most once a day; NULL means the day of created_at';
-comment on column auth.users.cleanup_blocked_at is 'When clean-up last had to leave this expired guest, because rows of application tables keep it; NULL otherwise';
+comment on column auth.users.cleanup_blocked_at is 'When clean-up first had to leave this expired guest, because rows of application tables keep it, or this idle guest, because of a device key or a code; NULL otherwise';
 
 -- The tables below belong to users without a foreign key: a parallel pg_restore loads the tables of an extension
 -- in any order, and a foreign key that is there from the start would refuse rows whose user comes later. Rows are

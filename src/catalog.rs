@@ -16,6 +16,8 @@ pub struct Relations {
     pub sessions_pkey: pg_sys::Oid,
     pub session_revocations: pg_sys::Oid,
     pub session_revocations_pkey: pg_sys::Oid,
+    pub lazy_guests: pg_sys::Oid,
+    pub lazy_guests_pkey: pg_sys::Oid,
     pub settings: pg_sys::Oid,
     pub signing_keys: pg_sys::Oid,
     pub guesses: pg_sys::Oid,
@@ -50,6 +52,8 @@ pub fn relations() -> Option<Relations> {
         sessions_pkey: oid(c"sessions_pkey")?,
         session_revocations: oid(c"session_revocations")?,
         session_revocations_pkey: oid(c"session_revocations_pkey")?,
+        lazy_guests: oid(c"lazy_guests")?,
+        lazy_guests_pkey: oid(c"lazy_guests_pkey")?,
         settings: oid(c"settings")?,
         signing_keys: oid(c"signing_keys")?,
         guesses: oid(c"guesses")?,
@@ -78,7 +82,10 @@ pub fn invalidated(relation: pg_sys::Oid) {
     let is_hooks = is(|known| known.hooks);
     let is_guest_providers = is(|known| known.guest_providers);
     let is_captcha_services = is(|known| known.captcha_services);
-    let is_session = is(|known| known.users) || is(|known| known.sessions) || is(|known| known.session_revocations);
+    let is_session = is(|known| known.users)
+        || is(|known| known.sessions)
+        || is(|known| known.session_revocations)
+        || is(|known| known.lazy_guests);
     if is_settings {
         crate::settings::mark_stale();
     }

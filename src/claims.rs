@@ -8,11 +8,12 @@
 use crate::catalog::LatestSnapshot;
 use crate::error::{Error, Result, error};
 use crate::jsonb::Jsonb;
+use crate::lazy_guests::{self, Lifespan};
 use crate::users::Status;
 use crate::{clock, guc, keys, sessions, settings, users};
 use anon_auth_core::json::any_holds_nul;
 use anon_auth_core::jwt;
-use pgrx::{IntoDatum, pg_sys};
+use pgrx::{FromDatum, IntoDatum, pg_sys};
 use serde_json::{Map, Value};
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_char};
@@ -30,6 +31,8 @@ pub struct Verified {
     pub session: Option<Uuid>,
     rotation: String,
     pub role: Option<String>,
+    /// Where nothing was stored of the guest when it was issued.
+    pub lazy: Option<Lifespan>,
     /// A token of ours; not claims that somebody else verified.
     is_ours: bool,
     /// The claims as the readers return them, as they were built last.
@@ -48,6 +51,8 @@ pub struct Built {
     pub role: Option<pg_sys::Datum>,
     pub email: Option<pg_sys::Datum>,
     pub is_anonymous: Option<bool>,
+    /// The user was stored before the token was issued.
+    is_stored: bool,
 }
 
 /// The answer to "who is calling?", and how long it is good for.
@@ -336,6 +341,12 @@ impl Verified {
         &self.rotation
     }
 
+    /// # Errors
+    /// `no_authorization` where it names no user.
+    pub fn user_and_session(&self) -> Result<(Uuid, Option<Uuid>)> {
+        Ok((self.user.ok_or_else(not_signed_in)?, self.session))
+    }
+
     fn new(claims: Map<String, Value>, is_ours: bool) -> Self {
         let id = |name: &str| claims.get(name).and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
         let time = |name: &str| claims.get(name).and_then(jwt::numeric_date).map(clock::from_unix_seconds);
@@ -346,6 +357,8 @@ impl Verified {
             session: id("session_id"),
             rotation: claims.get("session_rotation").and_then(Value::as_str).unwrap_or_default().to_owned(),
             role: claims.get("role").and_then(Value::as_str).map(str::to_owned),
+            // Of claims that somebody else verified, no user is made.
+            lazy: if is_ours { Lifespan::of_claims(&claims) } else { None },
             is_ours,
             built: RefCell::new(None),
             claims,
@@ -355,7 +368,8 @@ impl Verified {
 
 /// What session and user add to a token.
 pub struct Fresh {
-    /// `None` where they are not to be looked up: the setting is off, or trusted claims of a request name no session.
+    /// `None` where they are not to be looked up: the setting is off, or trusted claims of a request name no session;
+    /// and where nothing is stored of a guest yet.
     pub overlay: Option<Status>,
     /// When the token or its session expires, in microseconds since Postgres's epoch.
     expires: i64,
@@ -376,7 +390,7 @@ pub fn freshness(verified: &Verified) -> Result<Fresh> {
 ///
 /// # Errors
 /// `session_not_found`, `session_expired`, `user_not_found`, `user_banned`.
-fn looked_up(verified: &Verified) -> Result<Fresh> {
+pub fn looked_up(verified: &Verified) -> Result<Fresh> {
     let is_about_no_session = !verified.is_ours && !verified.claims.contains_key("session_id");
     if is_about_no_session {
         return Ok(Fresh { overlay: None, expires: verified.expires });
@@ -385,6 +399,12 @@ fn looked_up(verified: &Verified) -> Result<Fresh> {
         return Err(error(401, "session_not_found", "the access token names no user or no session"));
     };
     let snapshot = LatestSnapshot::take();
+    if let Some(lifespan) = verified.lazy
+        && !lazy_guests::is_known(&snapshot, user)
+        && !sessions::is_revoked(&snapshot, session)
+    {
+        return Ok(Fresh { overlay: None, expires: verified.expires.min(lifespan.check_not_over()?) });
+    }
     let ends = sessions::check_live(&snapshot, session, user, &verified.rotation)?;
     let overlay = Some(users::status(&snapshot, user)?);
     Ok(Fresh { overlay, expires: verified.expires.min(ends) })
@@ -396,20 +416,30 @@ fn looked_up(verified: &Verified) -> Result<Fresh> {
 /// # Errors
 /// `no_authorization` without a token, or why the token is refused.
 pub fn require() -> Result<(Uuid, Option<Uuid>)> {
+    caller()?.0.user_and_session()
+}
+
+/// [`require`], for functions that have to know whether the user is stored.
+pub fn caller() -> Result<(Rc<Verified>, Fresh)> {
+    let with_looked_up = |verified: Rc<Verified>| looked_up(&verified).map(|fresh| (verified, fresh));
     let by_token = match guc::access_token() {
-        Some(token) => verify(&token).and_then(|verified| looked_up(&verified).map(|_| verified)),
+        Some(token) => verify(&token).and_then(with_looked_up),
         None => Err(not_signed_in()),
     };
-    let verified = match by_token {
+    match by_token {
         Err(error) if guc::trust_request_claims() => {
             error.discard();
-            let verified = request_claims().ok_or_else(not_signed_in)?;
-            looked_up(&verified)?;
-            verified
+            request_claims().ok_or_else(not_signed_in).and_then(with_looked_up)
         }
-        by_token => by_token?,
-    };
-    Ok((verified.user.ok_or_else(not_signed_in)?, verified.session))
+        by_token => by_token,
+    }
+}
+
+/// The id of the signed-in user as the readers have it, if the user was stored before the token was issued.
+pub fn stored_user() -> Option<pgrx::Uuid> {
+    let (built, _) = unsafe { current() }?;
+    let user = built.user.filter(|_| built.is_stored)?;
+    unsafe { pgrx::Uuid::from_datum(user, false) }
 }
 
 /// Nobody is signed in.
@@ -461,6 +491,7 @@ fn build(verified: &Verified, overlay: Option<Status>) -> Rc<Built> {
             role: role.into_datum(),
             email: email.into_datum(),
             is_anonymous,
+            is_stored: verified.lazy.is_none(),
             // Without what putting it together left behind.
             jwt: pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(jwt.cast_mut_ptr())),
             overlay,

@@ -8,6 +8,7 @@ use crate::error::{Error, Result, error, invalid};
 use crate::expired_guests;
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
+use crate::lazy_guests;
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::{catalog, sql_function, stats};
@@ -32,6 +33,8 @@ pub struct Outcome {
     challenges: u64,
     /// Guests that it had to leave for the first time.
     pub newly_left: u64,
+    /// Guests that it found, for the first time, to have a device key or a code.
+    pub set_aside: u64,
     /// Where to go on with the guests that had to be left before.
     pub recheck_after: Option<Uuid>,
     pub more: bool,
@@ -97,6 +100,7 @@ impl Outcome {
         self.spared += part.spared;
         self.blocked += part.blocked;
         self.newly_left += part.newly_left;
+        self.set_aside += part.set_aside;
         for (key, (guests, message)) in part.by_table {
             self.by_table.entry(key).or_insert((0, message)).0 += guests;
         }
@@ -220,6 +224,10 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     let limits = Limits::new(settings);
     let mut outcome = Outcome::default();
     expired_guests::clean_up(&limits, settings, batch, recheck_after, &mut outcome)?;
+    if outcome.deleted == batch as u64 {
+        // Their sessions and codes went with them; the others can wait until there are no more guests.
+        return Ok(outcome);
+    }
     outcome.sessions += delete_sessions(&limits, batch)?;
     outcome.one_time_tokens = delete_one_time_tokens(&limits, batch)?;
     outcome.audit_log_entries = delete_audit_log_entries(limits.now - settings.audit_log_retention, batch)?;
@@ -228,29 +236,31 @@ fn clean_up(batch: i64, recheck_after: Uuid, settings: &Settings) -> Result<Outc
     let parts =
         [outcome.sessions, outcome.one_time_tokens, outcome.audit_log_entries, outcome.messages, outcome.challenges];
     outcome.more |= parts.contains(&(batch as u64));
+    outcome.more |= lazy_guests::clean_up(limits.now, batch)? == batch as u64;
     Ok(outcome)
 }
 
-// What expires is found by an index, which only a plan that knows the limits is sure to use.
+// What expires is found by an index, which only a plan that knows the limits is sure to use, and deleted where it
+// was found and locked, without another look-up.
 
 fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
     static EXPIRED: Statement = Statement::planned_for_values(
-        c"delete from auth.sessions where id in (
-              select id from auth.sessions where active_on <= $1 and refreshed_at <= $2
-              order by active_on limit $3 for update skip locked)",
+        c"delete from auth.sessions where ctid = any (array(
+              select ctid from auth.sessions where active_on <= $1 and refreshed_at <= $2
+              order by active_on limit $3 for update skip locked))",
         &[pg_sys::DATEOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
     );
     // Ids grow with time, so the primary key finds the old ones.
     static OLD: Statement = Statement::planned_for_values(
-        c"delete from auth.sessions where id in (
-              select id from auth.sessions where id < $1 and created_at <= $2
-              order by id limit $3 for update skip locked)",
+        c"delete from auth.sessions where ctid = any (array(
+              select ctid from auth.sessions where id < $1 and created_at <= $2
+              order by id limit $3 for update skip locked))",
         &[pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
     );
     static REVOKED: Statement = Statement::planned_for_values(
-        c"delete from auth.sessions where id in (
-              select s.id from auth.session_revocations r join auth.sessions s on s.id = r.session_id
-              limit $1 for update of s skip locked)",
+        c"delete from auth.sessions where ctid = any (array(
+              select s.ctid from auth.session_revocations r join auth.sessions s on s.id = r.session_id
+              limit $1 for update of s skip locked))",
         &[pg_sys::INT8OID],
     );
     // Not at once: the session may be of a transaction that is not committed yet.
@@ -278,9 +288,9 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
 
 fn delete_one_time_tokens(limits: &Limits, batch: i64) -> Result<u64> {
     static EXPIRED: Statement = Statement::planned_for_values(
-        c"delete from auth.one_time_tokens where id in (
-              select id from auth.one_time_tokens where expires_at <= $1
-              order by expires_at limit $2 for update skip locked)",
+        c"delete from auth.one_time_tokens where ctid = any (array(
+              select ctid from auth.one_time_tokens where expires_at <= $1
+              order by expires_at limit $2 for update skip locked))",
         &[pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
     );
     EXPIRED.run(&[spi::timestamp(limits.now), spi::value(batch)])
@@ -288,9 +298,9 @@ fn delete_one_time_tokens(limits: &Limits, batch: i64) -> Result<u64> {
 
 fn delete_audit_log_entries(before: i64, batch: i64) -> Result<u64> {
     static OLD: Statement = Statement::planned_for_values(
-        c"delete from auth.audit_log_entries where id in (
-              select id from auth.audit_log_entries where created_at < $1
-              order by created_at limit $2 for update skip locked)",
+        c"delete from auth.audit_log_entries where ctid = any (array(
+              select ctid from auth.audit_log_entries where created_at < $1
+              order by created_at limit $2 for update skip locked))",
         &[pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
     );
     OLD.run(&[spi::timestamp(before), spi::value(batch)])

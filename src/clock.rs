@@ -5,6 +5,8 @@ use pgrx::pg_sys;
 /// Seconds from the Unix epoch to Postgres's, 2000-01-01.
 const EPOCH_SECONDS: i64 = 946_684_800;
 const SECOND: i64 = 1_000_000;
+/// In microseconds.
+pub const DAY: i64 = 86_400 * SECOND;
 
 /// The time now, in microseconds since Postgres's epoch. Limits compare with it and never with `now()`, which
 /// an old transaction keeps frozen.
@@ -29,7 +31,7 @@ pub fn from_unix_seconds(seconds: i64) -> i64 {
 
 /// Days since Postgres's epoch, as in the type `date`.
 pub fn day(time: i64) -> i32 {
-    time.div_euclid(86_400 * SECOND) as i32
+    time.div_euclid(DAY) as i32
 }
 
 /// The id that sorts before all that [`new_id`] makes after `time`.

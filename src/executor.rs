@@ -8,8 +8,7 @@ use std::ffi::{CStr, CString, c_char};
 /// What to leave out of which query.
 struct Instruction {
     sql: CString,
-    /// The foreign keys whose action triggers are left out.
-    keys: Vec<pg_sys::Oid>,
+    left_out: LeftOut,
     /// Where the plan has its text, once there is one: a trigger may run a query of its own with the same words.
     text: *const c_char,
 }
@@ -18,6 +17,15 @@ thread_local! {
     static IS_SET: Cell<bool> = const { Cell::new(false) };
     static INSTRUCTION: RefCell<Option<Instruction>> = const { RefCell::new(None) };
     static NEXT_HOOK: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
+}
+
+/// The triggers that do not fire.
+#[derive(Clone)]
+pub struct LeftOut {
+    /// Those that carry out the actions of these foreign keys.
+    pub keys: Vec<pg_sys::Oid>,
+    /// One of the extension's own, by its table and name.
+    pub own: Option<(pg_sys::Oid, &'static CStr)>,
 }
 
 /// Puts back what was there before, also after an error: a trigger may have called us anew.
@@ -30,9 +38,9 @@ impl Drop for Restore {
     }
 }
 
-/// Runs `body`, which runs the query `sql`; the action triggers of `keys` do not fire in that query.
-pub fn without_foreign_keys<T>(sql: &CStr, keys: Vec<pg_sys::Oid>, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let instruction = Instruction { sql: sql.to_owned(), keys, text: std::ptr::null() };
+/// Runs `body`, which runs the query `sql`; the triggers `left_out` do not fire in that query.
+pub fn without_triggers<T>(sql: &CStr, left_out: LeftOut, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let instruction = Instruction { sql: sql.to_owned(), left_out, text: std::ptr::null() };
     let _restore = Restore(INSTRUCTION.replace(Some(instruction)));
     IS_SET.set(true);
     body()
@@ -75,21 +83,25 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
         let next = NEXT_HOOK.get().unwrap_or(standard_ExecutorStart);
         next(query, flags);
         if IS_SET.get() {
-            pg_sys::panic::pgrx_extern_c_guard(|| leave_out_triggers(query, &keys_for(query)));
+            pg_sys::panic::pgrx_extern_c_guard(|| {
+                if let Some(left_out) = left_out_of(query) {
+                    leave_out_triggers(query, &left_out);
+                }
+            });
         }
     }
 }
 
-unsafe fn keys_for(query: *mut pg_sys::QueryDesc) -> Vec<pg_sys::Oid> {
+unsafe fn left_out_of(query: *mut pg_sys::QueryDesc) -> Option<LeftOut> {
     let text = unsafe { (*query).sourceText };
     INSTRUCTION.with_borrow(|known| match known {
-        Some(instruction) if !text.is_null() && instruction.text == text => instruction.keys.clone(),
-        _ => Vec::new(),
+        Some(instruction) if !text.is_null() && instruction.text == text => Some(instruction.left_out.clone()),
+        _ => None,
     })
 }
 
-/// Switches the action triggers of foreign keys off, in this one statement's private copy of the trigger list.
-unsafe fn leave_out_triggers(query: *mut pg_sys::QueryDesc, keys: &[pg_sys::Oid]) {
+/// Switches triggers off, in this one statement's private copy of the trigger list.
+unsafe fn leave_out_triggers(query: *mut pg_sys::QueryDesc, left_out: &LeftOut) {
     unsafe {
         let opened = (*(*query).estate).es_opened_result_relations;
         let count = if opened.is_null() { 0 } else { (*opened).length };
@@ -101,7 +113,12 @@ unsafe fn leave_out_triggers(query: *mut pg_sys::QueryDesc, keys: &[pg_sys::Oid]
                 let trigger = (*triggers).triggers.add(n as usize);
                 // A table that references itself has the triggers that check its rows, too; those stay.
                 let is_action = pg_sys::RI_FKey_trigger_type((*trigger).tgfoid) == pg_sys::RI_TRIGGER_PK as i32;
-                if (*trigger).tgisinternal && is_action && keys.contains(&(*trigger).tgconstraint) {
+                let is_settled =
+                    (*trigger).tgisinternal && is_action && left_out.keys.contains(&(*trigger).tgconstraint);
+                let is_own = left_out.own.is_some_and(|(table, name)| {
+                    (*(*target).ri_RelationDesc).rd_id == table && CStr::from_ptr((*trigger).tgname) == name
+                });
+                if is_settled || is_own {
                     (*trigger).tgenabled = pg_sys::TRIGGER_DISABLED as _;
                 }
             }

@@ -83,12 +83,20 @@ pub fn find_enabled(name: &str) -> Result<GuestProvider> {
     Ok(provider)
 }
 
+/// What guests sign in with who name no provider.
+pub const UNNAMED: &str = "anonymous";
+
+/// The name of the provider that a guest has signed in with.
+pub fn name_of(guest: &User) -> &str {
+    guest.app_metadata.get("provider").and_then(|name| name.as_str()).unwrap_or(UNNAMED)
+}
+
 /// How long sessions of this user last in all, where the guest provider that it is of says so; in microseconds.
 pub fn session_lifetime(user: &User) -> Option<i64> {
     if !user.is_anonymous {
         return None;
     }
-    let name = user.app_metadata.get("provider")?.as_str()?;
+    let name = name_of(user);
     stored().iter().find(|provider| provider.name == name)?.session_lifetime
 }
 

@@ -7,12 +7,13 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 /// Claims that a hook cannot change: the database checks them when the token comes back (`iss`, `aud`, `exp`,
-/// `iat`, `nbf`), finds user and session by them (`sub`, `session_id`, `session_rotation`), puts its own in
-/// their place (`is_anonymous`, `email`, `phone`), or they say how the user signed in (`aal`, `amr`).
+/// `iat`, `nbf`), finds user and session by them (`sub`, `session_id`, `session_rotation`) or knows that there are
+/// none yet (`lazy`), puts its own in their place (`is_anonymous`, `email`, `phone`), or they say how the user signed
+/// in (`aal`, `amr`).
 ///
 /// All others are the hook's, as is customary: `role` (it decides what `auth.authenticate()` becomes, which
 /// still takes a membership of the login role), `app_metadata` and `user_metadata`, and any new claim.
-const FIXED: [&str; 13] = [
+const FIXED: [&str; 14] = [
     "iss",
     "sub",
     "aud",
@@ -21,6 +22,7 @@ const FIXED: [&str; 13] = [
     "nbf",
     "session_id",
     "session_rotation",
+    "lazy",
     "is_anonymous",
     "email",
     "phone",

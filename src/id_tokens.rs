@@ -7,7 +7,7 @@ use crate::limits::{self, Call};
 use crate::linking::{self, Identity};
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
-use crate::{claims, clock, hook_events, identity_providers, keys, sessions, settings, sql_function};
+use crate::{claims, clock, hook_events, identity_providers, keys, lazy_guests, sessions, settings, sql_function};
 use anon_auth_core::address;
 use anon_auth_core::id_token::IdToken;
 use pgrx::pg_sys;
@@ -38,9 +38,10 @@ fn proven(args: &Args) -> Result<Identity> {
 fn link_identity(args: &Args) -> Result<Jsonb> {
     writes(c"auth.link_identity()");
     limits::take(Call::Verify)?;
-    let (user, _) = claims::require()?;
+    claims::require()?;
     let identity = proven(args)?;
     linking::check_enabled()?;
+    let (user, _) = lazy_guests::stored_caller()?;
     let user = users::find(user)?.ok_or_else(claims::not_signed_in)?;
     match linking::user_to_sign_in_to(&user, owner(&identity)?)? {
         Some(_) => sign_in(&identity),

@@ -84,6 +84,11 @@ impl Keys {
         self.found(self.refresh.get(&id))
     }
 
+    /// The key of refresh tokens that `is_it` says yes to, unless it was revoked.
+    pub fn find_refresh(&self, is_it: impl Fn(&RefreshKey) -> bool) -> Result<Option<Rc<RefreshKey>>> {
+        self.found(self.refresh.values().find(|key| is_it(key)))
+    }
+
     fn found<T>(&self, key: Option<&Rc<T>>) -> Result<Option<Rc<T>>> {
         match (key, &self.trouble) {
             (Some(key), _) => Ok(Some(key.clone())),
@@ -147,6 +152,10 @@ fn with_current_keys(is_there: impl Fn(&Keys) -> bool) -> Result<Rc<Keys>> {
     let keys = all();
     if is_there(&keys) || keys.trouble.is_some() {
         return Ok(keys);
+    }
+    if unsafe { pg_sys::RecoveryInProgress() } {
+        return Err(unavailable("there is no current key, and none can be made on a standby")
+            .hint("The first keys are made by the first sign-in on the primary."));
     }
     let relations =
         catalog::relations().ok_or_else(|| error(500, "internal_error", "the extension's tables are missing"))?;

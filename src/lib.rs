@@ -44,6 +44,7 @@ mod json;
 mod jsonb;
 mod key_rotation;
 mod keys;
+mod lazy_guests;
 mod limits;
 mod linking;
 mod lint;
@@ -74,7 +75,8 @@ pgrx::extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap)
 pgrx::extension_sql_file!("../sql/settings.sql", name = "settings", requires = ["bootstrap"]);
 pgrx::extension_sql_file!("../sql/users.sql", name = "users", requires = ["settings"]);
 pgrx::extension_sql_file!("../sql/sessions.sql", name = "sessions", requires = ["users"]);
-pgrx::extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["sessions"]);
+pgrx::extension_sql_file!("../sql/lazy_guests.sql", name = "lazy_guests", requires = ["sessions"]);
+pgrx::extension_sql_file!("../sql/readers.sql", name = "readers", requires = ["lazy_guests"]);
 pgrx::extension_sql_file!("../sql/keys.sql", name = "keys", requires = ["readers"]);
 pgrx::extension_sql_file!("../sql/audit.sql", name = "audit", requires = ["keys"]);
 pgrx::extension_sql_file!("../sql/worker.sql", name = "worker", requires = ["audit"]);

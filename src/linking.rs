@@ -9,7 +9,7 @@ use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
 use crate::users::{self, User};
-use crate::{claims, clock, delivery, hook_events, sessions, settings, sql_function};
+use crate::{claims, clock, delivery, hook_events, lazy_guests, sessions, settings, sql_function};
 use anon_auth_core::address;
 use pgrx::pg_sys;
 use serde_json::{Value, json};
@@ -76,15 +76,15 @@ pub fn check_enabled() -> Result<()> {
     }
 }
 
-/// The signed-in user, with the row locked, and its session.
+/// The signed-in user, with the row locked, and its session. A guest of whom nothing was stored is stored.
 ///
 /// The session may have ended while the lock was waited for: somebody else has proven an address of this user, and
 /// what a caller from before may still do is nothing. So it is looked at again.
 ///
 /// # Errors
-/// Those of [`claims::require`].
+/// Those of [`lazy_guests::stored_caller`].
 pub fn lock_caller() -> Result<(User, Option<Uuid>)> {
-    let (user, _) = claims::require()?;
+    let (user, _) = lazy_guests::stored_caller()?;
     users::lock(user)?;
     let (user, session) = claims::require()?;
     Ok((users::find(user)?.ok_or_else(claims::not_signed_in)?, session))

@@ -17,7 +17,7 @@ use crate::error::{Result, error, invalid};
 use crate::foreign_keys::ForeignKey;
 use crate::function::{Args, writes};
 use crate::hooks::{self, Hook};
-use crate::{as_owner, claims, deletion, sessions, settings, spi, sql_function};
+use crate::{as_owner, deletion, lazy_guests, sessions, settings, spi, sql_function};
 use contention::{attempt, with_short_waits, without_writers};
 use followed::Followed;
 use mover::{Mover, Whose};
@@ -44,7 +44,7 @@ fn merge_anonymous_user(args: &Args) -> Result<JsonB> {
     };
     let dry_run = args.get::<bool>(2).unwrap_or(false);
 
-    let (account, _) = claims::require()?;
+    let (account, _) = lazy_guests::stored_caller()?;
     let guest = sessions::bearer(&token)?;
     if guest == account {
         return Err(invalid("the guest to merge is the signed-in user itself")

@@ -7,6 +7,7 @@ use crate::error::{Error, Result, error, invalid, serialization_failure};
 use crate::function::{Args, writes};
 use crate::hook_events;
 use crate::jsonb::Jsonb;
+use crate::lazy_guests::{self, Guest};
 use crate::limits::{self, Call};
 use crate::own_transaction::{self, Request};
 use crate::settings::{self, Settings};
@@ -14,7 +15,7 @@ use crate::spi::{self, Statement};
 use crate::users::{self, User};
 use crate::{guest_providers, keys, postgrest, sql_function};
 use anon_auth_core::random;
-use anon_auth_core::refresh::{self, RefreshToken, fingerprint};
+use anon_auth_core::refresh::{self, LazyGuest, RefreshToken, fingerprint};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -33,6 +34,9 @@ pub struct Session {
     pub nonce: Vec<u8>,
     replaced: Vec<u8>,
     is_revoked: bool,
+    /// The guest, where neither it nor the session is stored: its tokens say so. There is no nonce then but
+    /// [`refresh::lazy_nonce`].
+    pub guest: Option<LazyGuest>,
 }
 
 impl Session {
@@ -53,6 +57,7 @@ impl Session {
             nonce: random::nonce().to_vec(),
             replaced: Vec::new(),
             is_revoked: false,
+            guest: None,
         }
     }
 
@@ -93,7 +98,7 @@ impl Session {
 ///
 /// # Errors
 /// `session_expired`.
-fn check_not_expired(created_at: i64, refreshed_at: i64, not_after: Option<i64>) -> Result<i64> {
+pub fn check_not_expired(created_at: i64, refreshed_at: i64, not_after: Option<i64>) -> Result<i64> {
     let settings = settings::current()?;
     let now = clock::now();
     let idle = refreshed_at.saturating_add(settings.session_idle_timeout);
@@ -144,7 +149,8 @@ pub fn check_live(snapshot: &LatestSnapshot, id: Uuid, user: Uuid, rotation: &st
     }
 }
 
-fn is_revoked(snapshot: &LatestSnapshot, id: Uuid) -> bool {
+/// Whether the session was ended because an old refresh token came back.
+pub fn is_revoked(snapshot: &LatestSnapshot, id: Uuid) -> bool {
     catalog::relations().is_some_and(|relations| {
         snapshot.find(relations.session_revocations, relations.session_revocations_pkey, id, |_| ()).is_some()
     })
@@ -177,6 +183,7 @@ fn find(id: Uuid) -> Option<Session> {
         nonce: row.get(c"refresh_token_nonce").unwrap_or_default(),
         replaced: row.get(c"replaced_refresh_tokens").unwrap_or_default(),
         is_revoked: false,
+        guest: None,
     });
     session.map(|session| Session { is_revoked: is_revoked(&snapshot, id), ..session })
 }
@@ -186,16 +193,28 @@ fn find(id: Uuid) -> Option<Session> {
 /// # Arguments
 /// * `now` – the time at which they are issued
 pub fn answer(session: &Session, user: &User, settings: &Settings, now: i64) -> Result<Jsonb> {
-    let nonce = session.nonce.as_slice().try_into().map_err(|_| refresh_token_not_found())?;
     let issued = clock::unix_seconds(now);
     let lifetime = settings.access_token_lifetime / 1_000_000;
     let (key_id, refresh_key) = keys::current_refresh()?;
-    let refresh_token =
-        RefreshToken { key_id, session_id: session.id, counter: session.counter as u64, nonce }.encode(&refresh_key);
+    let nonce = match session.guest {
+        Some(_) => refresh::lazy_nonce(&refresh_key, session.id),
+        None => session.nonce.as_slice().try_into().map_err(|_| refresh_token_not_found())?,
+    };
+    let refresh_token = RefreshToken {
+        key_id,
+        session_id: session.id,
+        counter: session.counter as u64,
+        nonce,
+        guest: session.guest.clone(),
+    };
+    let refresh_token = refresh_token.encode(&refresh_key).ok_or_else(|| {
+        invalid("the metadata of the user are too large for a refresh token of 8 KiB")
+            .hint("Give less user_metadata, or have the hook before_user_created add less.")
+    })?;
     let identities = if user.is_anonymous { json!([]) } else { users::identities(user.id)? };
     postgrest::forbid_caching()?;
     Ok(Jsonb(json!({
-        "access_token": access_token(session, user, settings, issued)?,
+        "access_token": access_token(session, &nonce, user, settings, issued)?,
         "token_type": "bearer",
         "expires_in": lifetime,
         "expires_at": issued + lifetime,
@@ -207,8 +226,9 @@ pub fn answer(session: &Session, user: &User, settings: &Settings, now: i64) -> 
 /// Signs an access token (RFC 7519).
 ///
 /// # Arguments
+/// * `nonce` – of the refresh token that is issued with it
 /// * `issued` – Unix time
-fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64) -> Result<String> {
+fn access_token(session: &Session, nonce: &[u8], user: &User, settings: &Settings, issued: i64) -> Result<String> {
     let Value::Object(mut claims) = json!({
         "iss": settings.issuer,
         "sub": user.id.to_string(),
@@ -224,13 +244,19 @@ fn access_token(session: &Session, user: &User, settings: &Settings, issued: i64
         "amr": [{"method": session.method, "timestamp": clock::unix_seconds(session.created_at)}],
         "session_id": session.id.to_string(),
         // By it a token from a rotation that was rolled back is told from a real one.
-        "session_rotation": fingerprint(&session.nonce),
+        "session_rotation": fingerprint(nonce),
         "is_anonymous": user.is_anonymous,
     }) else {
         return Err(error(500, "internal_error", "the claims are not an object"));
     };
     let method = if session.counter == 0 { &session.method } else { "token_refresh" };
+    if let Some(guest) = &session.guest {
+        claims.insert(lazy_guests::CLAIM.into(), lazy_guests::claim(guest));
+    }
     hook_events::custom_access_token(&mut claims, method)?;
+    if session.guest.is_some() {
+        lazy_guests::keep_metadata(&mut claims, user);
+    }
     let key = keys::current()?;
     anon_auth_core::jwt::encode(key.kid(), key.signing_key()?, &claims).map_err(|_| {
         invalid("the claims of the user are too large for an access token of 8 KiB")
@@ -297,6 +323,9 @@ pub fn refresh(token: &str) -> Result<Jsonb> {
     let settings = settings::current()?;
     let token = verify_refresh_token(token)?;
     keys::current()?;
+    if let Some(guest) = Guest::of_refresh_token(&token)? {
+        guest.store()?;
+    }
     loop {
         let mut session = find(token.session_id).ok_or_else(session_not_found)?;
         if session.is_revoked {
@@ -346,7 +375,8 @@ fn refuse(session: &Session, token: &RefreshToken, settings: &Settings) -> Resul
     Ok(refresh_token_not_found())
 }
 
-/// The user whose live session a token belongs to, by what is committed now, whatever is to be looked up elsewhere.
+/// The user whose live session a token belongs to, by what is committed now, whatever is to be looked up elsewhere. A
+/// guest of whom nothing was stored is stored.
 ///
 /// # Arguments
 /// * `token` – an access token or a refresh token; it is not used up
@@ -357,16 +387,18 @@ pub fn bearer(token: &str) -> Result<Uuid> {
     // A JWT has dots, a refresh token has none.
     if token.contains('.') {
         let verified = claims::verify(token)?;
-        let (Some(user), Some(session)) = (verified.user, verified.session) else {
-            return Err(error(401, "session_not_found", "the access token names no user or no session"));
-        };
-        let snapshot = LatestSnapshot::take();
-        check_live(&snapshot, session, user, verified.rotation())?;
-        users::status(&snapshot, user)?;
-        return Ok(user);
+        let fresh = claims::looked_up(&verified)?;
+        if let Some(guest) = Guest::unstored(&verified, &fresh) {
+            guest.store()?;
+            claims::looked_up(&verified)?;
+        }
+        return verified.user_and_session().map(|(user, _)| user);
     }
     let settings = settings::current()?;
     let token = verify_refresh_token(token)?;
+    if let Some(guest) = Guest::of_refresh_token(&token)? {
+        guest.store()?;
+    }
     let session = find(token.session_id).ok_or_else(session_not_found)?;
     if session.is_revoked {
         return Err(already_used());
@@ -422,7 +454,7 @@ pub fn revoke(session: Uuid, user: Uuid) -> Result<()> {
 }
 
 fn sign_out(args: &Args) -> Result<()> {
-    static DELETE: Statement = Statement::new(
+    static DELETE: Statement = Statement::latest(
         c"delete from auth.sessions
           where user_id = $1 and case $3 when 'local' then id = $2 when 'others' then id <> $2 else true end",
         &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TEXTOID],
@@ -434,11 +466,18 @@ fn sign_out(args: &Args) -> Result<()> {
             invalid(format!("\"{scope}\" is not a scope for signing out")).hint("Scopes: global, local, others.")
         );
     }
-    let (user, session) = claims::require()?;
+    let (verified, fresh) = claims::caller()?;
+    let (user, session) = verified.user_and_session()?;
     if session.is_none() && scope != "global" {
         // Trusted claims of a request need not name one.
         return Err(error(401, "session_not_found", "the claims of the request name no session")
             .hint("Sign out of all sessions: SELECT auth.sign_out('global');"));
+    }
+    // Nothing is stored of it, and there is no other session than this one.
+    if let Some(guest) = Guest::unstored(&verified, &fresh)
+        && (scope == "others" || guest.end()?)
+    {
+        return Ok(());
     }
     users::lock(user)?;
     // It may have ended while the lock was waited for; then it ends no others.

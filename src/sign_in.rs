@@ -9,7 +9,7 @@ use crate::sessions::{self, Session};
 use crate::settings::{self, Settings};
 use crate::spi::{self, Statement};
 use crate::users::User;
-use crate::{captcha, clock, guest_providers, hook_events, keys, sql_function};
+use crate::{captcha, clock, guest_providers, hook_events, keys, lazy_guests, sql_function};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -21,8 +21,11 @@ const REFRESH_TOKEN: usize = 2;
 const PROVIDER: usize = 3;
 
 fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
-    writes(c"auth.sign_in_anonymously()");
     let settings = settings::current()?;
+    let is_lazy = settings.guest_storage == "lazy";
+    if !is_lazy {
+        writes(c"auth.sign_in_anonymously()");
+    }
     check_enabled(&settings)?;
     let provider = args.text(PROVIDER)?.map(|name| guest_providers::find_enabled(&name)).transpose()?;
     if settings.sign_in_mode == "reuse"
@@ -31,7 +34,7 @@ fn sign_in_anonymously(args: &Args) -> Result<Jsonb> {
         return sessions::refresh(&token);
     }
     let newcomer = Newcomer::admit(args.get(DATA), args.text(CAPTCHA_TOKEN)?, provider)?;
-    newcomer.make_guest().map(|(_, session)| session)
+    if is_lazy { newcomer.make_lazy_guest() } else { newcomer.make_guest().map(|(_, session)| session) }
 }
 sql_function!(anon_auth_sign_in_anonymously, sign_in_anonymously);
 
@@ -85,51 +88,75 @@ impl Newcomer {
     /// # Errors
     /// Those of the hooks.
     pub fn make_guest(self) -> Result<(Uuid, Jsonb)> {
-        static INSERT: Statement = Statement::new(
-            c"with guest as (
-                  insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
-                                          updated_at, last_sign_in_at)
-                  values ($1, $2, $3, coalesce($7, '{}'), true, $4, $4, $4))
-              insert into auth.sessions (id, user_id, created_at, refreshed_at, refresh_token_nonce, not_after)
-              values ($5, $1, $4, $4, $6, $8)",
-            &[
-                pg_sys::UUIDOID,
-                pg_sys::TEXTOID,
-                pg_sys::JSONBOID,
-                pg_sys::TIMESTAMPTZOID,
-                pg_sys::UUIDOID,
-                pg_sys::BYTEAOID,
-                pg_sys::JSONBOID,
-                pg_sys::TIMESTAMPTZOID,
-            ],
-        );
-        let settings = settings::current()?;
+        let now = clock::now();
+        let data = self.data;
+        let (user, is_changed) = self.into_user(now)?;
+        let as_given = data.filter(|_| !is_changed);
+        let user_metadata = as_given.or_else(|| spi::value(Jsonb(user.user_metadata.clone())));
+        let session = Session::new(&user, "anonymous", now);
+        store(&user, &session, [user_metadata, spi::value(Jsonb(user.app_metadata.clone()))])?;
+        hook_events::after_user_created(&user, guest_providers::name_of(&user))?;
+        let answer = sessions::answer(&session, &user, &*settings::current()?, now)?;
+        Ok((user.id, answer))
+    }
+
+    /// The same without storing anything.
+    fn make_lazy_guest(self) -> Result<Jsonb> {
+        let now = clock::now();
+        let (user, _) = self.into_user(now)?;
+        lazy_guests::sign_in(&user, &*settings::current()?, now)
+    }
+
+    /// The guest, not stored yet, and whether the hook has added to it.
+    fn into_user(self, now: i64) -> Result<(User, bool)> {
         // The keys come first: they may be made in another transaction, and nothing must be held meanwhile.
         keys::current()?;
-
-        let now = clock::now();
-        let mut user = User::new_guest(clock::new_id(now), &settings.audience, self.user_metadata, now);
+        let audience = &settings::current()?.audience;
+        let mut user = User::new_guest(clock::new_id(now), audience, self.user_metadata, now);
         if let Some(GuestProvider { name, .. }) = &self.provider {
             user.app_metadata = json!({"provider": name, "providers": [name]});
         }
-        let provider = self.provider.as_ref().map_or("anonymous", |provider| &provider.name);
+        let provider = self.provider.as_ref().map_or(guest_providers::UNNAMED, |provider| &provider.name);
         let is_changed = hook_events::before_user_created(&mut user, provider, self.captcha_token.as_deref())?;
-        let as_given = self.data.filter(|_| !is_changed);
-        let has_app_metadata = user.app_metadata.as_object().is_some_and(|metadata| !metadata.is_empty());
-        let session = Session::new(&user, "anonymous", now);
-        INSERT.run(&[
-            spi::uuid(user.id),
-            spi::value(user.aud.as_str()),
-            as_given.or_else(|| spi::value(Jsonb(user.user_metadata.clone()))),
-            spi::timestamp(now),
-            spi::uuid(session.id),
-            spi::value(session.nonce.as_slice()),
-            if has_app_metadata { spi::value(Jsonb(user.app_metadata.clone())) } else { None },
-            session.not_after.and_then(spi::timestamp),
-        ])?;
-        hook_events::after_user_created(&user, provider)?;
-        Ok((user.id, sessions::answer(&session, &user, &settings, now)?))
+        Ok((user, is_changed))
     }
+}
+
+/// Stores a new guest with its first session.
+///
+/// # Arguments
+/// * `metadata` – those that the guest chose and those that only administrators write, as `jsonb`
+pub fn store(user: &User, session: &Session, metadata: [spi::Value; 2]) -> Result<()> {
+    static INSERT: Statement = Statement::new(
+        c"with guest as (
+              insert into auth.users (id, aud, raw_user_meta_data, raw_app_meta_data, is_anonymous, created_at,
+                                      updated_at, last_sign_in_at)
+              values ($1, $2, $6, $7, true, $3, $3, $3))
+          insert into auth.sessions (id, user_id, created_at, refreshed_at, refresh_token_nonce, not_after)
+          values ($4, $1, $3, $3, $5, $8)",
+        &[
+            pg_sys::UUIDOID,
+            pg_sys::TEXTOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::UUIDOID,
+            pg_sys::BYTEAOID,
+            pg_sys::JSONBOID,
+            pg_sys::JSONBOID,
+            pg_sys::TIMESTAMPTZOID,
+        ],
+    );
+    let [user_metadata, app_metadata] = metadata;
+    INSERT.run(&[
+        spi::uuid(user.id),
+        spi::value(user.aud.as_str()),
+        spi::timestamp(user.created_at),
+        spi::uuid(session.id),
+        spi::value(session.nonce.as_slice()),
+        user_metadata,
+        app_metadata,
+        session.not_after.and_then(spi::timestamp),
+    ])?;
+    Ok(())
 }
 
 /// The metadata that a caller gives for itself.

@@ -85,6 +85,17 @@ impl Statement {
         Self { options: pg_sys::CURSOR_OPT_CUSTOM_PLAN, ..Self::new(sql, types) }
     }
 
+    /// One that gets a list and finds each of it by an index, however long the list is: a plan for the list itself
+    /// looks at every item of it in the statistics, and may prefer to read the whole table.
+    pub const fn planned_for_lists(sql: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
+        Self::new(sql, types).for_lists()
+    }
+
+    /// The same statement, planned as [`planned_for_lists`](Self::planned_for_lists) says.
+    pub const fn for_lists(self) -> Self {
+        Self { options: pg_sys::CURSOR_OPT_GENERIC_PLAN, ..self }
+    }
+
     /// Runs it and returns the number of rows it returned or touched.
     pub fn run(&self, values: &[Value]) -> Result<u64> {
         self.each(values, |_| Ok(()))

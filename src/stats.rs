@@ -26,6 +26,24 @@ pub fn note_ended(expired: i64, merged: i64, deleted: i64) -> Result<()> {
     Ok(())
 }
 
+/// Notes a guest that is stored on a later day than it has signed in: where that day was added up before, it counts as
+/// created today.
+///
+/// # Arguments
+/// * `created_at` – when it signed in, in microseconds since Postgres's epoch
+pub fn note_stored(created_at: i64) -> Result<()> {
+    static INSERT: Statement = Statement::new(
+        c"insert into auth.stat_changes (day, guests_created)
+          select $1, 1 from auth.last_closed_day where day >= $2",
+        &[pg_sys::DATEOID, pg_sys::DATEOID],
+    );
+    let (today, created_on) = (clock::day(clock::now()), clock::day(created_at));
+    if created_on < today {
+        INSERT.run(&[Some(pg_sys::Datum::from(today)), Some(pg_sys::Datum::from(created_on))])?;
+    }
+    Ok(())
+}
+
 /// Adds up days that are over. The caller makes sure that nobody else does it at the same time, and that statements
 /// see what is committed.
 pub fn close_days(now: i64) -> Result<()> {

@@ -6,6 +6,7 @@ use crate::clock;
 use crate::error::{Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
+use crate::lazy_guests::Guest;
 use crate::spi::{self, Statement};
 use crate::{postgrest, sql_function};
 use pgrx::pg_sys;
@@ -263,9 +264,17 @@ pub fn note_sign_in(id: Uuid, now: i64) -> Result<()> {
     UPDATE.run(&[spi::uuid(id), spi::timestamp(now), Some(pg_sys::Datum::from(clock::day(now)))]).map(|_| ())
 }
 
+/// The signed-in user, of whom nothing need be stored.
+fn signed_in() -> Result<User> {
+    let (verified, fresh) = claims::caller()?;
+    match Guest::unstored(&verified, &fresh) {
+        Some(guest) => guest.user(),
+        None => find(verified.user_and_session()?.0)?.ok_or_else(claims::not_signed_in),
+    }
+}
+
 fn get_user(_: &Args) -> Result<Jsonb> {
-    let (user, _) = claims::require()?;
-    let user = find(user)?.ok_or_else(claims::not_signed_in)?;
+    let user = signed_in()?;
     let identities = identities(user.id)?;
     postgrest::forbid_caching()?;
     Ok(Jsonb(user.to_json(identities)))
@@ -273,8 +282,7 @@ fn get_user(_: &Args) -> Result<Jsonb> {
 sql_function!(anon_auth_get_user, get_user);
 
 fn user_info(_: &Args) -> Result<Jsonb> {
-    let (user, _) = claims::require()?;
-    let user = find(user)?.ok_or_else(claims::not_signed_in)?;
+    let user = signed_in()?;
     let mut info = Map::new();
     let verified = user.proven_email().is_some() || user.proven_phone().is_some();
     info.insert("sub".into(), user.id.to_string().into());
@@ -296,14 +304,18 @@ sql_function!(anon_auth_user_info, user_info);
 
 fn delete_user(_: &Args) -> Result<()> {
     writes(c"auth.delete_user()");
-    let (user, _) = claims::require()?;
-    lock_for_deletion(user)?;
-    let found = find(user)?.ok_or_else(claims::not_signed_in)?;
-    if !found.is_anonymous {
-        return Err(error(403, "not_anonymous", "only a guest can delete itself")
-            .hint("Deleting a permanent user is up to an administrator: DELETE FROM auth.users WHERE id = …"));
+    let (verified, fresh) = claims::caller()?;
+    let (user, _) = verified.user_and_session()?;
+    let is_ended = Guest::unstored(&verified, &fresh).map_or(Ok(false), |guest| guest.end())?;
+    if !is_ended {
+        lock_for_deletion(user)?;
+        let found = find(user)?.ok_or_else(claims::not_signed_in)?;
+        if !found.is_anonymous {
+            return Err(error(403, "not_anonymous", "only a guest can delete itself")
+                .hint("Deleting a permanent user is up to an administrator: DELETE FROM auth.users WHERE id = …"));
+        }
+        crate::deletion::delete(&[user])?;
     }
-    crate::deletion::delete(&[user])?;
     crate::audit::record("user_deleted", Some(user), json!({}))
 }
 sql_function!(anon_auth_delete_user, delete_user);

@@ -96,11 +96,12 @@ sql() {
 }
 
 docs() {
-    local code=0 files=(docs/merge.md) shown='/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown'
-    say "the documentation's SQL"
+    local shown='/^```sql/ { shown = 1; next } /^```/ { shown = 0 } shown' files=()
+    say "the documentation"
     start_cluster docs
-    files+=(docs/{addresses,passwords,moving-a-guest,device-keys,proof-of-work,openid-connect,delivery,hooks}.md)
-    files+=(docs/{importing-users,guest-providers,captcha,clients,postgrest,abuse-protection}.md)
+    # Each page goes on where the ones before end.
+    files+=(docs/{merge,addresses,passwords,moving-a-guest,device-keys,proof-of-work,openid-connect,delivery}.md)
+    files+=(docs/{hooks,lazy-guests,importing-users,guest-providers,clients,postgrest,abuse-protection,captcha}.md)
     # What administrators do includes a schedule, which needs pg_cron.
     [ "$ANON_AUTH_PG_CRON" = no ] || files+=(docs/operation.md)
     files+=(docs/{policies,monitoring}.md)
@@ -109,9 +110,22 @@ docs() {
         # All pages together sign in more often than one client may.
         echo "select auth.set_setting('sign_in_rate_limit', '0');"
         awk "$shown" "${files[@]}"
-    } | "$bin/psql" -X -a -v ON_ERROR_STOP=1 >"$logs/docs.out" 2>&1 || code=$?
-    [ "$code" = 0 ] || tail -n 20 "$logs/docs.out"
+    } >"$work/docs.sql"
+    check "$logs/docs.out" "$bin/psql" -X -a -v ON_ERROR_STOP=1 -f "$work/docs.sql"
+    # The reference is what `make reference` makes of the database's comments.
+    "$bin/psql" -X -q -c 'create database reference'
+    PGDATABASE=reference "$bin/psql" -X -q -c 'create extension anon_auth'
+    PGDATABASE=reference tests/reference.sh >"$work/reference.md"
+    check "$logs/reference.diff" diff -u docs/reference.md "$work/reference.md"
+    check "$logs/links.out" python3 tests/links.py
     remove_cluster docs
+}
+
+# Runs a command as a test; what it prints is kept in file $1, and its end is shown where it fails.
+check() {
+    local code=0
+    "${@:2}" >"$1" 2>&1 || code=$?
+    [ "$code" = 0 ] || tail -n 20 "$1"
     count $((code == 0)) $((code != 0)) "$code"
 }
 

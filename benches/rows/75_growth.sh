@@ -3,8 +3,8 @@ needs="guests_10k guests_1m guests_5m"
 
 run() {
     local rounds=3
-    growth /s 'sign_in_anonymously(), 8 clients' sign_in app 8 -T2
-    growth /s 'refresh_session(), 8 clients' refresh app 8 -T2
+    growth /s 'sign_in_anonymously(), 8 clients' sign_in app 8 -T1
+    growth /s 'refresh_session(), 8 clients' refresh app 8 -T1
     growth /s 'authenticate and a guarded read by key' read app 1 -T1
     growth ms 'clean-up, nothing expired' cleanup postgres 1 -t100
 }

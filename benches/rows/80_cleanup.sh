@@ -1,6 +1,6 @@
 # Clean-up of half of a million guests, by `call auth.cleanup()`, which commits after each batch, and by the one
 # statement that people use; each on a fresh copy of the same database. Sessions go by the extension's own trigger
-# in both; the foreign key of `notes` cascades in both, in clean-up as the owner of the table.
+# in the one statement; the foreign key of `notes` cascades in both, in clean-up as the owner of the table.
 needs=expired
 
 delete="delete from auth.users where is_anonymous is true and created_at < now() - interval '90 days'"

@@ -32,7 +32,7 @@ percentile() {
 
 sign_ins() {
     rm -f "$dir"/log.*
-    run_pgbench sign_in app copy 8 -T6 -l --log-prefix="$dir/log" "$@" >/dev/null
+    run_pgbench sign_in app copy 8 -T4 -l --log-prefix="$dir/log" "$@" >/dev/null
 }
 
 # The 99th percentile in milliseconds of what was logged before the time $1.

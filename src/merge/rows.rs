@@ -3,7 +3,7 @@
 use super::references::{Keys, Reference, Selection};
 use crate::application_table::Table;
 use crate::error::{Error, Result, error};
-use crate::executor;
+use crate::executor::{self, LeftOut};
 use crate::spi::{self, Row, Value};
 use pgrx::itemptr::{item_pointer_to_u64, u64_to_item_pointer};
 use pgrx::pg_sys;
@@ -250,5 +250,6 @@ pub fn run_delete(table: &Table, rows: &Selection) -> Result<u64> {
 
 /// Runs `body`, which runs the statement `sql`, without the actions of the foreign keys `settled`.
 pub fn without_actions<T>(sql: &str, settled: Vec<pg_sys::Oid>, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    executor::without_foreign_keys(&CString::new(sql).unwrap_or_default(), settled, body)
+    let left_out = LeftOut { keys: settled, own: None };
+    executor::without_triggers(&CString::new(sql).unwrap_or_default(), left_out, body)
 }

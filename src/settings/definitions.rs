@@ -38,6 +38,8 @@ settings! {
         "Refuse anonymous sign-in";
     sign_in_mode: &'static str = Word(&["new", "reuse"]), "new",
         "new: each anonymous sign-in makes a new guest; reuse: a sign-in with a valid refresh token returns the same guest";
+    guest_storage: &'static str = Word(&["eager", "lazy"]), "eager",
+        "eager: a guest is stored when it signs in; lazy: when it first refreshes its session, links, or writes through auth.ensure_user()";
     captcha: &'static str = Word(&["off", "turnstile", "hcaptcha", "altcha"]), "off",
         "Captcha that has to be solved for anonymous sign-in: a service (see auth.set_captcha()), or altcha, proof of work (see auth.create_challenge())";
     captcha_timeout: i64 = Interval(SECOND / 10, 60 * SECOND), "00:00:05",

@@ -15,9 +15,13 @@ pub struct History {
     used: Session,
     signed_with_previous_key: Session,
     kiosk: Session,
+    /// Has no row yet.
+    lazy: Session,
     banned: Session,
     stolen: Session,
     signed_out: Session,
+    /// Signed out before it had a row.
+    lazy_gone: Session,
     /// Has an address and a password.
     permanent: Session,
     linked: Session,
@@ -60,6 +64,12 @@ impl History {
         );
         admin.query("select auth.revoke_signing_key($1)", &[&revoked]).unwrap_or_else(failed("revoke"));
 
+        run(&mut admin, "select auth.set_setting('guest_storage', 'lazy')");
+        let lazy = sign_in(&mut admin);
+        let lazy_gone = sign_in(&mut admin);
+        call_as(&mut admin, &lazy_gone, "select to_jsonb(auth.sign_out()::text)", &[]);
+        run(&mut admin, "select auth.set_setting('guest_storage', 'eager')");
+
         let issuer = Issuer::new(&mut admin, "corp");
         let linked = sign_in(&mut admin);
         let token = issuer.token(json!({"sub": "linked"}));
@@ -101,9 +111,11 @@ impl History {
             used,
             signed_with_previous_key,
             kiosk: value::<Value>(&mut admin, "select auth.sign_in_anonymously(provider => 'kiosk')").into(),
+            lazy,
             banned,
             stolen,
             signed_out,
+            lazy_gone,
             permanent,
             linked,
             issuer,
@@ -129,9 +141,15 @@ impl History {
     }
 
     fn check_sessions(&self, admin: &mut Client) {
-        for session in
-            [&self.fresh, &self.refreshed, &self.signed_with_previous_key, &self.kiosk, &self.permanent, &self.linked]
-        {
+        for session in [
+            &self.fresh,
+            &self.refreshed,
+            &self.signed_with_previous_key,
+            &self.kiosk,
+            &self.lazy,
+            &self.permanent,
+            &self.linked,
+        ] {
             let claims = verify(admin, &session.access_token).unwrap_or_else(failed("verify"));
             assert_eq!(claims["plan"], "free", "the hook has written it");
             let refreshed = refresh(admin, &session.refresh_token).unwrap_or_else(failed("refresh"));
@@ -141,7 +159,7 @@ impl History {
         expect_error(verify(admin, &self.used.access_token), "PT401", "session_not_found");
         expect_error(verify(admin, &self.banned.access_token), "PT403", "user_banned");
         expect_error(refresh(admin, &self.banned.refresh_token), "PT403", "user_banned");
-        for gone in [&self.stolen, &self.signed_out] {
+        for gone in [&self.stolen, &self.signed_out, &self.lazy_gone] {
             expect_error(verify(admin, &gone.access_token), "PT401", "session_not_found");
             refresh(admin, &gone.refresh_token).expect_err("the session has ended");
         }

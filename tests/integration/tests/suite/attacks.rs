@@ -38,6 +38,8 @@ const FOR_EVERYBODY: &[&str] = &[
     "create_challenge",
     "sign_in_with_device_key",
     "remove_device_key",
+    "ensure_user",
+    "pre_config",
 ];
 
 /// A connection as `role`: as itself where it may log in, by SET ROLE where not.

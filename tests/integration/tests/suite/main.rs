@@ -17,6 +17,7 @@ mod guesses;
 mod hooks;
 mod imports;
 mod keys;
+mod lazy;
 mod linking;
 mod merge;
 mod merge_random;

@@ -324,14 +324,14 @@ fn W4_a_token_left_behind_ends_where_somebody_authenticates() {
 fn S16_clients_of_a_pooler_are_one_until_they_tell_their_address() {
     let db = Database::new();
     let mut admin = db.connect_with(&[("sign_in_rate_limit", "2")]);
-    let pooler = Pooler::start(&db);
+    let pooler = Pooler::start(&db, APP, 1, "");
     let addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2", "192.0.2.1", "192.0.2.2"];
     assert_eq!(addresses.map(|address| is_let_in(&pooler, address)), [true, true, false, false, false, false]);
     let sql = format!("alter role {APP} in database {} set anon_auth.forwarded_header = 'X-Forwarded-For'", db.name);
     run(&mut admin, &sql);
     // The pooler's connections get the setting when they begin.
     drop(pooler);
-    let pooler = Pooler::start(&db);
+    let pooler = Pooler::start(&db, APP, 1, "");
     assert_eq!(addresses.map(|address| is_let_in(&pooler, address)), [true, true, true, true, false, false]);
 }
 

@@ -69,6 +69,7 @@ fn N24_no_code_in_front_of_the_search_path_runs() {
                 "reset role;
                  create temp table users (id int); create temp table sessions (id int);
                  create temp table session_revocations (id int); create temp table settings (id int);
+                 create temp table lazy_guests (id int);
                  create temp table signing_keys (id int); create temp table pg_class (id int);
                  create temp table pg_constraint (id int); create temp table identities (id int);
                  create domain pg_temp.uuid as pg_catalog.int4; create domain pg_temp.bytea as pg_catalog.int4;

@@ -69,12 +69,14 @@ fn W3_a_standby_verifies_and_follows() {
     }
     // Monitoring looks at a standby as well.
     assert!(value::<bool>(&mut standby_admin, "select count(*) > 10 from auth.health"));
-    assert_eq!(value::<i64>(&mut standby_admin, "select guests_created from auth.stats"), 2);
+    let seen = Duration::from_secs(20);
+    wait_until("the guest with the key", seen, || {
+        value::<i64>(&mut standby_admin, "select guests_created from auth.stats") == 3
+    });
     assert_eq!(value::<i64>(&mut standby_admin, "select count(*) from auth.lint_policies()"), 0);
 
     // What the primary does shows in a session of the standby that is open already, once it is replayed.
     set_token(&mut client, &guest.access_token);
-    let seen = Duration::from_secs(20);
     let promote = "update auth.users set is_anonymous = $2 where id = $1";
     admin.execute(promote, &[&guest.user, &false]).unwrap();
     wait_until("the promotion", seen, || {
