@@ -13,7 +13,8 @@ pub fn create() -> Result<Jsonb> {
     Ok(Jsonb(altcha::create(key_id, &key, challenges::database(), settings.altcha_max_number as u32, expires)))
 }
 
-/// Verifies a solution, as the widget sends it, and uses up its challenge. Writes, so not on a standby.
+/// Verifies a solution, as the widget sends it, and uses up its challenge. Writes, so not on a standby, unless guests are
+/// lazy: the tokens that are about to be made are good after a rollback, too.
 ///
 /// # Errors
 /// `captcha_failed`, and serialization failures.
@@ -21,7 +22,11 @@ pub fn verify(token: &str) -> Result<()> {
     let solution = altcha::decode(token).map_err(failed)?;
     let key = keys::all().refresh(solution.key_id())?.ok_or_else(|| failed(SolutionError::NotOurs))?;
     let (challenge, expires) = solution.verify(&key, challenges::database()).map_err(failed)?;
-    match challenges::use_up("altcha", challenge, clock::from_unix_seconds(expires)) {
+    let use_up = match settings::current()?.guest_storage {
+        "lazy" => challenges::use_up_for_good,
+        _ => challenges::use_up,
+    };
+    match use_up("altcha", challenge, clock::from_unix_seconds(expires)) {
         Err(error) if error.has_code("challenge_expired") => {
             Err(captcha_failed("its challenge was used before or has expired"))
         }

@@ -1,11 +1,13 @@
-//! Challenges: made without a row, by anybody and on a standby too; used once, which is a row.
+//! Challenges: made without a row, by anybody and on a standby too; used once, which is a row, or for a guest of whom
+//! nothing is stored, a note in shared memory.
 
 use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
-use crate::{altcha, clock, keys, postgrest, settings, sql_function};
+use crate::{altcha, clock, keys, postgrest, settings, shared_buckets, sql_function};
 use anon_auth_core::challenge::{self, Database};
+use anon_auth_core::rate_limit::Rate;
 use pgrx::pg_sys;
 use serde_json::json;
 
@@ -72,6 +74,19 @@ pub fn use_up(purpose: &str, challenge: &str, expires_at: i64) -> Result<()> {
     let is_unused = INSERT.run(&[spi::value(hash.as_slice()), spi::timestamp(expires_at)])? == 1;
     // After the row: clean-up removes it when the challenge has expired, and not before.
     if is_unused && clock::now() < expires_at { Ok(()) } else { Err(challenge_expired()) }
+}
+
+/// The same for what a rollback does not undo, since nothing is stored of it: a rollback does not undo this either. The
+/// server notes it in its shared memory, so each server by itself, and until it stops. Locks and writes nothing.
+///
+/// # Errors
+/// `challenge_expired`.
+pub fn use_up_for_good(purpose: &str, challenge: &str, expires_at: i64) -> Result<()> {
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32().to_string();
+    let now = clock::now();
+    // A call an hour, which is as long as `challenge_lifetime` can be.
+    let take = || shared_buckets::get().take(&[&database, purpose, challenge], Rate::per_hour(1), now);
+    if now < expires_at && take().is_ok() { Ok(()) } else { Err(challenge_expired()) }
 }
 
 /// Which of them, is nobody's business.

@@ -204,7 +204,8 @@ fn C3_a_sign_in_that_waits_for_its_captcha_can_be_interrupted() {
 #[test]
 fn C3_only_a_service_whose_certificate_the_server_trusts() {
     let web = TlsWeb::serve("siteverify", r#"{"success": true, "hostname": "www.example.com"}"#);
-    let db = Database::new();
+    let server = Server::start(&[]);
+    let db = Database::on(&server);
     let mut admin = db.connect_with(&[("captcha", "hcaptcha")]);
     let mut app = db.connect_as(APP);
     for host in ["localhost", "127.0.0.1"] {
@@ -215,7 +216,7 @@ fn C3_only_a_service_whose_certificate_the_server_trusts() {
         assert!(!error.contains(host), "{error}");
         assert_eq!(rows(&mut admin), 0);
     }
-    let log = std::fs::read_to_string(db.server.dir().join("log")).unwrap();
+    let log = std::fs::read_to_string(server.dir().join("log")).unwrap();
     assert!(log.contains("DETAIL:  io: invalid peer certificate"), "{log}");
 }
 

@@ -52,6 +52,33 @@ fn W6_one_solution_at_once_makes_one_guest() {
 }
 
 #[test]
+fn W6_one_solution_makes_one_lazy_guest_whatever_is_rolled_back() {
+    let db = Database::new();
+    let mut admin = with_altcha(&db);
+    run(&mut admin, "select auth.set_setting('guest_storage', 'lazy')");
+    let mut app = db.connect_as(APP);
+    let mut node = NodeClient::start();
+    let solution = solved(&mut app, &mut node, "solve");
+    // The guest that was made outlives the transaction, and so does the use.
+    let mut transaction = app.transaction().unwrap();
+    let sql = "select auth.sign_in_anonymously(captcha_token => $1)";
+    let guest: Session = transaction.query_one(sql, &[&solution]).unwrap().get::<_, Value>(0).into();
+    let id: Option<String> = value(&mut transaction, "select pg_current_xact_id_if_assigned()::text");
+    assert_eq!(id, None);
+    transaction.rollback().unwrap();
+    expect_error(sign_in_with(&mut app, &solution), "PT400", "captcha_failed");
+    let request = Device::new("a-device-key").request(&challenge(&mut app), json!({}), json!({}));
+    let sql = "select auth.sign_in_with_device_key($1, captcha_token => $2)";
+    expect_error(app.query_one(sql, &[&request, &solution]), "PT400", "captcha_failed");
+    assert_eq!(refresh(&mut app, &guest.refresh_token).unwrap().user, guest.user);
+
+    let solution = solved(&mut app, &mut node, "solve");
+    let outcomes = db.at_once(12, APP, |_, client| sign_in_with(client, &solution));
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    assert_eq!(value::<i64>(&mut admin, "select count(*) from auth.used_challenges"), 0);
+}
+
+#[test]
 fn W6_a_device_key_makes_no_guest_without_work() {
     let db = Database::new();
     let mut admin = with_altcha(&db);
