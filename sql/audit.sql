@@ -9,6 +9,6 @@ create table auth.audit_log_entries (
 );
 create index audit_log_entries_created_at_idx on auth.audit_log_entries (created_at);
 
-comment on table auth.audit_log_entries is 'Audit log, kept for audit_log_retention: session_revoked, attempt_limit_reached, user_promoted, identity_linked, identity_unlinked, password_changed, user_deleted, signing_key_created, signing_key_rotated, signing_key_revoked, setting_changed, identity_provider_changed, identity_provider_keys_changed, identity_provider_removed, hook_set, cleanup, user_merged, users_imported, device_key_registered, device_key_removed';
+comment on table auth.audit_log_entries is 'Audit log, kept for audit_log_retention: session_revoked, attempt_limit_reached, user_promoted, identity_linked, identity_unlinked, password_changed, user_deleted, signing_key_created, signing_key_rotated, signing_key_revoked, setting_changed, identity_provider_changed, identity_provider_keys_changed, identity_provider_removed, hook_set, cleanup, user_merged, users_imported, device_key_registered, device_key_removed, captcha_changed, captcha_removed, guest_provider_changed, guest_provider_removed';
 comment on column auth.audit_log_entries.user_id is 'User that the entry is about; kept when the user is deleted';
 comment on column auth.audit_log_entries.payload is 'Details, never a secret';

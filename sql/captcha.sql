@@ -36,7 +36,7 @@ create function auth.set_captcha(
     as 'MODULE_PATHNAME', 'anon_auth_set_captcha';
 comment on function auth.set_captcha(text, text, text, text, text[], text) is
 'Says how a captcha service is asked, and returns it as it is now, without the secret. What is NULL stays as it is. To have it asked, set the setting captcha.
-Arguments: service, turnstile or hcaptcha; secret, yours at the service, passed as a bound parameter and stored as private keys are; sitekey, the site that tokens have to be from (hCaptcha); url, where tokens are verified instead of at the service itself: https, or http for a loopback address; the secret has to be given with it; hostnames, of the sites on which tokens may have been made; action, for which they have to be made (Turnstile). An empty sitekey, url, hostnames or action stands for none.
+Arguments: service, turnstile or hcaptcha; secret, yours at the service, passed as a bound parameter and stored as private keys are; sitekey, the site that tokens have to be from (hCaptcha); url, where tokens are verified instead of at the service itself: https, or http for a loopback address if a superuser says so; the secret has to be given with it; hostnames, of the sites on which tokens may have been made; action, for which they have to be made (Turnstile). An empty sitekey, url, hostnames or action stands for none.
 Errors: validation_failed (PT400: never shows the secret), signing_key_unavailable (PT500: anon_auth.key_file cannot be read).
 Example: select auth.set_captcha(''turnstile'', $1, hostnames => array[''www.example.com'']);';
 

@@ -76,7 +76,8 @@ fn verify(service: Service, token: &str) -> Result<()> {
     let cannot_tell = |why: &str| {
         unavailable(format!("{name} cannot verify the captcha token: {why}")).hint("Try again a little later.")
     };
-    let answer = https::post_form(url, form, limit).map_err(|why| cannot_tell(&why))?;
+    let answer =
+        https::post_form(url, form, limit).map_err(|failure| cannot_tell(&failure.why).detail_log(failure.detail))?;
     let expected = Expected { hostnames: &configured.hostnames, action: configured.action.as_deref() };
     siteverify::judge(&answer, &expected).map_err(|refusal| match refusal {
         Refusal::Service(why) => cannot_tell(&why),
@@ -211,7 +212,7 @@ fn set(args: &Args) -> Result<Jsonb> {
         return Err(invalid(format!("{name} tells no action")));
     }
     if let Some(url) = url.as_deref().filter(|url| !url.is_empty()) {
-        https::check_url(url, https::Loopback::Allowed)
+        https::check_url(url, https::loopback_for_caller())
             .map_err(|why| invalid(format!("\"{}\" is not a URL for {name}: {why}", shown_url(url))))?;
     }
     let before =

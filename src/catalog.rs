@@ -288,6 +288,12 @@ pub fn owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     }
 }
 
+/// Runs `body`, which has Postgres put expressions and types into words: with all names qualified but those of
+/// pg_catalog, so that they mean the same under any `search_path`.
+pub fn with_qualified_names<T>(body: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
+    crate::guc::with(c"search_path", c"pg_catalog", body)
+}
+
 /// Whether there is a constraint with this OID.
 pub fn constraint_exists(constraint: pg_sys::Oid) -> bool {
     let nothing = pg_sys::Datum::from(0);

@@ -11,7 +11,7 @@ use crate::settings;
 use crate::sign_in::{self, Newcomer};
 use crate::spi::{self, Statement};
 use crate::users::User;
-use crate::{audit, challenges, clock, linking, sessions, sql_function, users};
+use crate::{audit, challenges, clock, guest_providers, linking, sessions, sql_function, users};
 use anon_auth_core::device_request::{self, Action, DeviceKey, DeviceRequest, Expected, RequestError};
 use anon_auth_core::jwt::TokenError;
 use pgrx::pg_sys;
@@ -34,9 +34,6 @@ fn sign_in_with_device_key(args: &Args) -> Result<Jsonb> {
     match (owner_of(request.kid())?, request.key.take()) {
         (Some(owner), key) => {
             let user = lock_owner(request, key, owner, Action::Auth)?;
-            if user.is_anonymous {
-                sign_in::check_enabled(&*settings::current()?)?;
-            }
             sessions::create(user.id, METHOD)
         }
         (None, Some(key)) => register(request, &key, args),
@@ -68,7 +65,7 @@ fn owner_of(kid: &str) -> Result<Option<Uuid>> {
 }
 
 /// Verifies a request by the key that is stored, uses up its challenge, and returns whose key it is, with the row
-/// locked.
+/// locked. A guest has to be one that may sign in now.
 ///
 /// # Arguments
 /// * `key` – the one that the request brings along; it must be the stored one
@@ -88,7 +85,12 @@ fn lock_owner(request: DeviceRequest, key: Option<DeviceKey>, owner: Uuid, actio
     let challenge = request.verify(&stored, &expected(action)?).map_err(refused)?;
     challenges::use_up_device(&challenge)?;
     USE.run(&[spi::value(kid.as_str()), spi::timestamp(clock::now())])?;
-    users::find(owner)?.ok_or_else(not_signed)
+    let user = users::find(owner)?.ok_or_else(not_signed)?;
+    if user.is_anonymous {
+        sign_in::check_enabled(&*settings::current()?)?;
+        guest_providers::check_enabled_for(&user)?;
+    }
+    Ok(user)
 }
 
 fn stored_key(kid: &str, owner: Uuid) -> Result<Option<DeviceKey>> {

@@ -26,6 +26,8 @@ pub struct Report {
     sqlstate: [u8; 5],
     message: String,
     detail: Option<String>,
+    /// For the server's log only.
+    detail_log: Option<String>,
     hint: Option<String>,
     /// Table, qualified, and constraint.
     about: Option<(String, String)>,
@@ -45,6 +47,7 @@ pub fn error(status: u16, code: &str, message: impl AsRef<str>) -> Error {
         sqlstate: [b'P', b'T', digit(status / 100), digit(status / 10), digit(status)],
         message: format!("{code}: {}", message.as_ref()),
         detail: None,
+        detail_log: None,
         hint: None,
         about: None,
         retry_after: None,
@@ -58,6 +61,7 @@ pub fn raised(error: &Error, edit: impl Fn(&str) -> String) -> Error {
         sqlstate: error.sqlstate_bytes(),
         message: edit(&error.message()),
         detail: detail.as_deref().map(&edit),
+        detail_log: None,
         hint: hint.as_deref().map(&edit),
         about: None,
         retry_after: None,
@@ -70,6 +74,7 @@ pub fn serialization_failure() -> Error {
         sqlstate: *b"40001",
         message: "could not serialize access due to concurrent update".into(),
         detail: None,
+        detail_log: None,
         hint: Some("Run the transaction again.".into()),
         about: None,
         retry_after: None,
@@ -86,6 +91,14 @@ impl Error {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         if let Error::Ours(report) = &mut self {
             report.hint = Some(hint.into());
+        }
+        self
+    }
+
+    /// Adds what only the server's log is to know.
+    pub fn detail_log(mut self, detail: impl Into<String>) -> Self {
+        if let Error::Ours(report) = &mut self {
+            report.detail_log = Some(detail.into());
         }
         self
     }
@@ -236,6 +249,9 @@ impl Error {
                 (*data).message = palloc_text(&report.message);
                 if let Some(detail) = &report.detail {
                     (*data).detail = palloc_text(detail);
+                }
+                if let Some(detail) = &report.detail_log {
+                    (*data).detail_log = palloc_text(detail);
                 }
                 if let Some(hint) = &report.hint {
                     (*data).hint = palloc_text(hint);

@@ -28,6 +28,19 @@ pub struct GuestProvider {
     pub captcha: Option<String>,
 }
 
+impl GuestProvider {
+    /// # Errors
+    /// `anonymous_provider_disabled`.
+    fn check_enabled(&self) -> Result<()> {
+        if !self.disabled {
+            return Ok(());
+        }
+        let message = format!("the guest provider \"{}\" is switched off", self.name);
+        Err(error(422, "anonymous_provider_disabled", message)
+            .hint("An administrator can switch it on: SELECT auth.set_guest_provider(name => …, disabled => false);"))
+    }
+}
+
 thread_local! {
     static CACHE: Cache<Vec<GuestProvider>> = const { Cache::new() };
 }
@@ -74,12 +87,7 @@ pub fn find_enabled(name: &str) -> Result<GuestProvider> {
         error(404, "provider_not_found", format!("there is no guest provider \"{}\"", shortened(name)))
             .hint("An administrator can add it: SELECT auth.set_guest_provider(…);")
     })?;
-    if provider.disabled {
-        let message = format!("the guest provider \"{name}\" is switched off");
-        return Err(error(422, "anonymous_provider_disabled", message).hint(
-            "An administrator can switch it on: SELECT auth.set_guest_provider(name => …, disabled => false);",
-        ));
-    }
+    provider.check_enabled()?;
     Ok(provider)
 }
 
@@ -91,13 +99,26 @@ pub fn name_of(guest: &User) -> &str {
     guest.app_metadata.get("provider").and_then(|name| name.as_str()).unwrap_or(UNNAMED)
 }
 
+/// Checks that guests of this one's provider may sign in; one whose provider was removed may.
+///
+/// # Errors
+/// `anonymous_provider_disabled`.
+pub fn check_enabled_for(guest: &User) -> Result<()> {
+    provider_of(guest).map_or(Ok(()), |provider| provider.check_enabled())
+}
+
+/// The provider that a guest has signed in with, if it has a name and is still there.
+fn provider_of(guest: &User) -> Option<GuestProvider> {
+    let name = name_of(guest);
+    stored().iter().find(|provider| provider.name == name).cloned()
+}
+
 /// How long sessions of this user last in all, where the guest provider that it is of says so; in microseconds.
 pub fn session_lifetime(user: &User) -> Option<i64> {
     if !user.is_anonymous {
         return None;
     }
-    let name = name_of(user);
-    stored().iter().find(|provider| provider.name == name)?.session_lifetime
+    provider_of(user)?.session_lifetime
 }
 
 /// The shortest and the longest `session_lifetime`, in microseconds.

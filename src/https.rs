@@ -31,6 +31,13 @@ pub fn loopback_for(issuer: &str) -> Loopback {
     if issuer.starts_with("http://") { Loopback::Allowed } else { Loopback::Refused }
 }
 
+/// What listens to this machine alone often asks nobody who it is: it is for a superuser to send requests there.
+pub fn loopback_for_caller() -> Loopback {
+    // Not the current user, which is the owner of the function that was called.
+    let is_superuser = unsafe { pg_sys::superuser_arg(pg_sys::GetOuterUserId()) };
+    if is_superuser { Loopback::Allowed } else { Loopback::Refused }
+}
+
 /// Checks that a URL is one that may be fetched; says why not.
 pub fn check_url(url: &str, loopback: Loopback) -> std::result::Result<(), &'static str> {
     if url.len() > URL_LIMIT {
@@ -64,19 +71,61 @@ pub fn check_url(url: &str, loopback: Loopback) -> std::result::Result<(), &'sta
 /// `provider_unavailable`; an interrupt is raised.
 pub fn get(url: &str) -> Result<Vec<u8>> {
     exchange(url, Request::Get, TIME_LIMIT)
-        .map_err(|why| error(502, "provider_unavailable", format!("{url} cannot be fetched: {why}")))
+        .map_err(|failure| error(502, "provider_unavailable", format!("{url} cannot be fetched: {}", failure.detail)))
 }
 
 /// Sends a form to `url`, which was checked, with POST.
 ///
 /// # Errors
-/// Why there is no answer, without a word of the form; an interrupt is raised.
+/// Why there is no answer; an interrupt is raised.
 pub fn post_form(url: &str, form: Vec<(&'static str, String)>, limit: Duration) -> Answer {
     exchange(url, Request::PostForm(form), limit)
 }
 
 /// The body of an answer with status 200, or why there is none.
-type Answer = std::result::Result<Vec<u8>, String>;
+type Answer = std::result::Result<Vec<u8>, Failure>;
+
+/// Why there is no answer, without a word of what was sent.
+pub struct Failure {
+    /// For whoever asks: the sort of it. It names no host.
+    pub why: String,
+    /// For administrators.
+    pub detail: String,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Self {
+        Self { detail: why.clone(), why }
+    }
+}
+
+impl From<&str> for Failure {
+    fn from(why: &str) -> Self {
+        why.to_owned().into()
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        error.to_string().into()
+    }
+}
+
+impl From<ureq::Error> for Failure {
+    fn from(error: ureq::Error) -> Self {
+        let is_about_certificate = |error: &std::io::Error| {
+            let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+            matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+        };
+        let why = match &error {
+            ureq::Error::Timeout(_) => "timeout",
+            ureq::Error::Io(error) if is_about_certificate(error) => "its certificate is not trusted",
+            ureq::Error::Protocol(_) | ureq::Error::BodyExceedsLimit(_) => "its answer is not sound",
+            _ => "the connection failed",
+        };
+        Self { why: why.into(), detail: error.to_string() }
+    }
+}
 
 enum Request {
     Get,
@@ -113,7 +162,7 @@ impl Drop for UnderWay {
 fn exchange(url: &str, request: Request, limit: Duration) -> Answer {
     let under_way = UnderWay::begin().ok_or("too many requests of this session have no answer yet")?;
     let deadline = Instant::now() + limit;
-    let (ours, theirs) = UnixStream::pair().map_err(|e| e.to_string())?;
+    let (ours, theirs) = UnixStream::pair()?;
     let url = url.to_owned();
     let thread = without_signals(|| {
         std::thread::Builder::new().spawn(move || {
@@ -123,10 +172,9 @@ fn exchange(url: &str, request: Request, limit: Duration) -> Answer {
             drop(theirs);
             answer
         })
-    })
-    .map_err(|e| e.to_string())?;
+    })?;
     if !wait_until_closed(&ours, deadline) {
-        return Err(format!("timeout: it took longer than {limit:?}"));
+        return Err(format!("timeout: it took longer than {limit:?}").into());
     }
     thread.join().unwrap_or_else(|_| Err("the HTTP client failed".into()))
 }
@@ -149,11 +197,11 @@ fn send(url: &str, request: Request, limit: Duration) -> Answer {
         Request::Get => agent.get(url).header("Accept", "application/json").call(),
         Request::PostForm(form) => agent.post(url).header("Accept", "application/json").send_form(form),
     };
-    let mut answer = answer.map_err(|e| e.to_string())?;
+    let mut answer = answer?;
     if answer.status() != 200 {
-        return Err(format!("the status is {}", answer.status().as_u16()));
+        return Err(format!("the status is {}", answer.status().as_u16()).into());
     }
-    answer.body_mut().with_config().limit(SIZE_LIMIT).read_to_vec().map_err(|e| e.to_string())
+    Ok(answer.body_mut().with_config().limit(SIZE_LIMIT).read_to_vec()?)
 }
 
 /// Runs `spawn`, whose threads then get no signal: Postgres's handlers expect its one thread.

@@ -213,7 +213,7 @@ fn set(args: &Args) -> Result<Jsonb> {
     });
 
     if let Some(issuer) = args.text(1)? {
-        https::check_url(&issuer, https::Loopback::Allowed)
+        https::check_url(&issuer, https::loopback_for_caller())
             .map_err(|why| invalid(format!("\"{}\" is not an issuer: {why}", shown_url(&issuer))))?;
         provider.issuer = issuer;
     }

@@ -123,7 +123,7 @@ settings! {
     otp_rate_limit: i64 = Count(0, 1_000_000), "60",
         "Requests for a code that proves an address from one client address in an hour; 0 turns the limit off";
     verify_rate_limit: i64 = Count(0, 1_000_000), "360",
-        "Codes, links and ID tokens that one client address presents in an hour; 0 turns the limit off";
+        "Codes, links, ID tokens and requests of device keys that one client address presents in an hour; 0 turns the limit off";
     refresh_rate_limit: i64 = Count(0, 1_000_000), "1800",
         "Refreshes from one client address in an hour; 0 turns the limit off";
     password_rate_limit: i64 = Count(0, 1_000_000), "360",

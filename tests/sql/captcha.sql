@@ -33,6 +33,9 @@ select name, sealed, sitekey, url, hostnames, action from auth.captcha_services;
 select auth.set_captcha('turnstile', '0x4BBB-secret', url => 'https://captcha.example/siteverify')->>'url' as url;
 select auth.set_captcha('turnstile', url => 'https://captcha.example/siteverify', action => 'guest')->>'action' as action;
 select raised('select auth.set_captcha(''turnstile'', url => '''')');
+-- N10: nor does it have the server talk to what listens to the server's machine alone.
+select url, raised('select auth.set_captcha(''turnstile'', ''0x4BBB-secret'', url => $1)', url)
+  from (values (1, 'http://127.0.0.1:8008/restart'), (2, 'http://[::1]/'), (3, 'http://localhost/')) t(n, url) order by n;
 rollback;
 
 -- N14: where the key file cannot be used, no secret is stored in the clear instead.

@@ -129,6 +129,8 @@ select auth.set_identity_provider('corp', 'https://issuer.example', '{our-client
 select name from auth.identity_providers;
 select auth.remove_identity_provider('corp');
 select auth.refresh_identity_provider_keys();
+-- It does not have the server talk to what listens to the server's machine alone.
+select raised('select auth.set_identity_provider(''corp'', ''http://localhost:8008'', ''{our-client}'')');
 rollback;
 
 -- S11: linking can be switched off; signing in stays.

@@ -41,7 +41,12 @@ impl ClientAddress {
     /// `None` where the value is not what that many proxies would have made.
     pub fn forwarded(value: &str, proxies: usize) -> Option<Self> {
         // From the right, and blind to quotes: nothing on the left can move what the proxies appended.
-        let element = value.rsplit(',').nth(proxies.checked_sub(1)?)?;
+        let appended: Vec<&str> = value.rsplit(',').take(proxies).collect();
+        // A proxy may quote what the client said of itself, a host with commas say: then these are not its elements.
+        if appended.len() < proxies || !appended.iter().all(|element| closes_its_quotes(element)) {
+            return None;
+        }
+        let element = *appended.last()?;
         if !element.contains('=') {
             return Self::parse(element);
         }
@@ -67,6 +72,17 @@ impl ClientAddress {
             },
         }))
     }
+}
+
+/// Whether no quoted string (RFC 9110, section 5.6.4) begins before this text or ends behind it.
+fn closes_its_quotes(text: &str) -> bool {
+    let mut is_escaped = false;
+    let quotes = text.bytes().filter(|byte| {
+        let is_quote = *byte == b'"' && !is_escaped;
+        is_escaped = *byte == b'\\' && !is_escaped;
+        is_quote
+    });
+    quotes.count() % 2 == 0
 }
 
 fn parse_v4(text: &str) -> Option<ClientAddress> {

@@ -112,6 +112,27 @@ fn S16_the_standard_header() {
     assert_eq!(forwarded("for=\"x, for=192.0.2.1", 1).as_deref(), Some("192.0.2.1"));
 }
 
+#[test]
+fn N15_what_a_proxy_quotes_of_the_client_names_no_address() {
+    for host in ["a", "a:80", r#"a\"b"#, r"a\\"] {
+        let value = format!(r#"for=192.0.2.1;host="{host}""#);
+        assert_eq!(forwarded(&value, 1).as_deref(), Some("192.0.2.1"), "{value}");
+        assert_eq!(forwarded(&format!("{value}, for=192.0.2.2"), 2).as_deref(), Some("192.0.2.1"), "{value}");
+    }
+    for host in [
+        "a,for=203.0.113.9",
+        "a,for=203.0.113.9;b=",
+        r#"a,for=203.0.113.9;b=\""#,
+        r#"a\",for=203.0.113.9;b=\""#,
+        "a,for=203.0.113.9,b",
+    ] {
+        let value = format!(r#"for=192.0.2.1;host="{host}""#);
+        assert_eq!(forwarded(&value, 1), None, "{value}");
+        assert_eq!(forwarded(&format!("for=192.0.2.2, {value}"), 2), None, "{value}");
+    }
+    assert_eq!(forwarded(r#"for=192.0.2.1;host="a;for=203.0.113.9""#, 1), None);
+}
+
 proptest! {
     #[test]
     fn N15_nothing_on_the_left_moves_it(made_up in "\\PC{0,60}", proxy: u32) {

@@ -370,6 +370,24 @@ fn R6_switched_off_no_guest_gets_in_by_a_key() {
     run(&mut admin, "select auth.set_setting('disabled', 'true')");
     expect_error(device.sign_in(&mut admin), "PT422", "anonymous_provider_disabled");
     expect_error(Device::new("another-key").register(&mut admin), "PT422", "anonymous_provider_disabled");
+    // Nor as one that is to become permanent: that is a session like any other.
+    let promote = |admin: &mut Client| {
+        let request = device.request(&challenge(admin), json!({"jwk": null}), json!({"action": "promote"}));
+        admin.query_one("select auth.redeem_promotion_code($1)", &[&request])
+    };
+    expect_error(promote(&mut admin), "PT422", "anonymous_provider_disabled");
+    // The switch of the guest's own provider.
+    run(
+        &mut admin,
+        r#"select auth.set_setting('disabled', 'false'), auth.set_guest_provider('kiosk', disabled => true);
+           update auth.users set raw_app_meta_data = '{"provider": "kiosk"}'"#,
+    );
+    expect_error(device.sign_in(&mut admin), "PT422", "anonymous_provider_disabled");
+    expect_error(promote(&mut admin), "PT422", "anonymous_provider_disabled");
+    run(&mut admin, "select auth.remove_guest_provider('kiosk')");
+    assert_eq!(device.sign_in(&mut admin).unwrap().user, guest.user);
+    promote(&mut admin).unwrap();
+    run(&mut admin, "select auth.set_setting('disabled', 'true')");
     run(&mut admin, "update auth.users set is_anonymous = false");
     assert_eq!(device.sign_in(&mut admin).unwrap().user, guest.user);
 }
