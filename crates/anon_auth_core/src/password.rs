@@ -16,6 +16,8 @@ pub const MAX_MEMORY: u32 = 2 << 20;
 /// Nor more time: two to the power of this, in rounds of bcrypt, is minutes.
 const MAX_BCRYPT_COST: u32 = 16;
 const MAX_SCRYPT_PARALLELISM: u32 = 64;
+/// What the setting of our own allows.
+const MAX_ITERATIONS: u32 = 1000;
 
 /// What computing a hash takes.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,47 +47,45 @@ pub fn hash(password: &str, cost: Cost) -> Result<String, PasswordError> {
     Ok(hash.to_string())
 }
 
-/// Whether it is the password that `hash` was made from.
-///
-/// # Errors
-/// [`PasswordError`] where it is not a hash of a known kind, or there is not enough memory.
-pub fn verify(password: &str, hash: &str) -> Result<bool, PasswordError> {
-    if hash.starts_with("$2") {
-        return verify_bcrypt(password, hash);
-    }
-    let hash = PasswordHash::new(hash).map_err(|_| PasswordError::Unknown)?;
-    let (Some(salt), Some(expected)) = (hash.salt, hash.hash) else { return Err(PasswordError::Unknown) };
-    // Outputs compare in constant time.
-    let computed = match hash.algorithm {
-        algorithm if algorithm == Algorithm::Argon2id.ident() => verify_argon2id(password, &hash, &salt),
-        algorithm if algorithm.as_str() == "scrypt" => scrypt(password, &hash, &salt, expected.len()),
-        _ => Err(PasswordError::Unknown),
-    };
-    Ok(computed? == expected)
+/// What is stored of a password, as far as it can be verified.
+enum Stored<'a> {
+    Bcrypt(&'a str),
+    Argon2id { version: Version, params: Params, salt: Salt, output: Output },
+    Scrypt { params: scrypt::Params, memory: usize, salt: Salt, output: Output },
 }
 
-fn verify_argon2id(password: &str, hash: &PasswordHash, salt: &Salt) -> Result<Output, PasswordError> {
+fn parse(hash: &str) -> Result<Stored<'_>, PasswordError> {
+    if hash.starts_with("$2") {
+        let parts: bcrypt::HashParts = hash.parse().map_err(|_| PasswordError::Unknown)?;
+        return if parts.get_cost() > MAX_BCRYPT_COST {
+            Err(PasswordError::Unknown)
+        } else {
+            Ok(Stored::Bcrypt(hash))
+        };
+    }
+    let hash = PasswordHash::new(hash).map_err(|_| PasswordError::Unknown)?;
+    match hash.algorithm {
+        algorithm if algorithm == Algorithm::Argon2id.ident() => parse_argon2id(&hash),
+        algorithm if algorithm.as_str() == "scrypt" => parse_scrypt(&hash),
+        _ => Err(PasswordError::Unknown),
+    }
+}
+
+fn parse_argon2id(hash: &PasswordHash) -> Result<Stored<'static>, PasswordError> {
+    let (Some(salt), Some(output)) = (hash.salt, hash.hash) else { return Err(PasswordError::Unknown) };
     let version = match hash.version {
         Some(version) => Version::try_from(version).map_err(|_| PasswordError::Unknown)?,
         None => Version::V0x13,
     };
     let params = Params::try_from(hash).map_err(|_| PasswordError::Unknown)?;
-    if params.m_cost() > MAX_MEMORY {
+    if params.m_cost() > MAX_MEMORY || params.t_cost() > MAX_ITERATIONS {
         return Err(PasswordError::Unknown);
     }
-    argon2id(password, salt, version, &params)
+    Ok(Stored::Argon2id { version, params, salt, output })
 }
 
-/// Only the first 72 bytes of a password count, as everywhere with bcrypt.
-fn verify_bcrypt(password: &str, hash: &str) -> Result<bool, PasswordError> {
-    let parts: bcrypt::HashParts = hash.parse().map_err(|_| PasswordError::Unknown)?;
-    if parts.get_cost() > MAX_BCRYPT_COST {
-        return Err(PasswordError::Unknown);
-    }
-    bcrypt::verify(password, hash).map_err(|_| PasswordError::Unknown)
-}
-
-fn scrypt(password: &str, hash: &PasswordHash, salt: &Salt, length: usize) -> Result<Output, PasswordError> {
+fn parse_scrypt(hash: &PasswordHash) -> Result<Stored<'static>, PasswordError> {
+    let (Some(salt), Some(output)) = (hash.salt, hash.hash) else { return Err(PasswordError::Unknown) };
     let number = |name| hash.params.get_decimal(name).ok_or(PasswordError::Unknown);
     let (log_n, r, p) = (number("ln")?, number("r")?, number("p")?);
     let log_n = u8::try_from(log_n).ok().filter(|log_n| *log_n < 32).ok_or(PasswordError::Unknown)?;
@@ -94,20 +94,47 @@ fn scrypt(password: &str, hash: &PasswordHash, salt: &Salt, length: usize) -> Re
     if memory > u64::from(MAX_MEMORY) * 1024 || p > MAX_SCRYPT_PARALLELISM {
         return Err(PasswordError::Unknown);
     }
-    // The library's own allocation would end the process where memory is short.
-    Vec::<u8>::new().try_reserve_exact(memory as usize).map_err(|_| PasswordError::Memory)?;
     let params = scrypt::Params::new(log_n, r, p).map_err(|_| PasswordError::Unknown)?;
+    Ok(Stored::Scrypt { params, memory: memory as usize, salt, output })
+}
+
+/// Whether it is the password that `hash` was made from.
+///
+/// # Errors
+/// [`PasswordError`] where it is not a hash of a known kind, or there is not enough memory.
+pub fn verify(password: &str, hash: &str) -> Result<bool, PasswordError> {
+    // Outputs compare in constant time.
+    match parse(hash)? {
+        // Only the first 72 bytes of a password count, as everywhere with bcrypt.
+        Stored::Bcrypt(hash) => bcrypt::verify(password, hash).map_err(|_| PasswordError::Unknown),
+        Stored::Argon2id { version, params, salt, output } => {
+            Ok(argon2id(password, &salt, version, &params)? == output)
+        }
+        Stored::Scrypt { params, memory, salt, output } => {
+            Ok(scrypt(password, &salt, &params, memory, output.len())? == output)
+        }
+    }
+}
+
+fn scrypt(
+    password: &str,
+    salt: &Salt,
+    params: &scrypt::Params,
+    memory: usize,
+    length: usize,
+) -> Result<Output, PasswordError> {
+    // The library's own allocation would end the process where memory is short.
+    Vec::<u8>::new().try_reserve_exact(memory).map_err(|_| PasswordError::Memory)?;
     // Those who hash passwords with scrypt make its composed and decomposed characters one first.
     let password: String = password.nfkc().collect();
     let mut output = vec![0; length];
-    scrypt::scrypt(password.as_bytes(), salt, &params, &mut output).map_err(|_| PasswordError::Unknown)?;
+    scrypt::scrypt(password.as_bytes(), salt, params, &mut output).map_err(|_| PasswordError::Unknown)?;
     Output::new(&output).map_err(|_| PasswordError::Unknown)
 }
 
-/// Whether [`verify`] knows hashes of this kind.
+/// Whether [`verify`] knows hashes of this kind and cost.
 pub fn is_known(hash: &str) -> bool {
-    hash.parse::<bcrypt::HashParts>().is_ok_and(|parts| parts.get_cost() <= MAX_BCRYPT_COST)
-        || PasswordHash::new(hash).is_ok_and(|hash| ["argon2id", "scrypt"].contains(&hash.algorithm.as_str()))
+    parse(hash).is_ok()
 }
 
 /// The PHC string of a hash that better-auth made: salt and hash in hexadecimal, with a colon between them, by scrypt
