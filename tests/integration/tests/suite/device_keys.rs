@@ -104,7 +104,11 @@ fn A7_A3_a_key_stores_a_lazy_guest() {
     let guest = sign_in(&mut app);
     let device = Device::new(KID);
     // What fails stores nothing.
-    expect_error(as_user(&mut app, &guest, |t| t.batch_execute("select auth.remove_device_key('none')")), "PT404", "");
+    expect_error(
+        as_user(&mut app, &guest, |t| t.batch_execute("select auth.remove_device_key('none')")),
+        "PT404",
+        "",
+    );
     assert_eq!(count(&mut admin, "users") + count(&mut admin, "lazy_guests"), 0);
     assert_eq!(as_user(&mut app, &guest, |t| device.register(t)).unwrap().user, guest.user);
     assert_eq!((count(&mut admin, "users"), count(&mut admin, "lazy_guests")), (1, 1));
