@@ -29,7 +29,7 @@ pub fn clean_up(
         if !sessions.is_empty() {
             rest -= sessions.len() as i64;
             work.delete(Lot::These(&guests))?;
-            work.outcome.sessions += delete_sessions(&sessions)?;
+            work.outcome.sessions += delete_sessions(&sessions, &busy_ones(limits, &guests)?)?;
         }
     }
     if rest > 0 {
@@ -199,12 +199,12 @@ fn find_kept(guests: &[Uuid], settings: &Settings, outcome: &mut Outcome) -> Res
     Ok(kept)
 }
 
-/// What the two look-ups of candidates share.
+/// What the look-ups of candidates share.
 ///
 /// Rows that somebody holds (a refresh, a promotion, an uncommitted row of an application that references the
 /// guest) are passed over, not waited for. OFFSET 0 keeps the planner from reading all sessions into a hash table.
 macro_rules! candidates {
-    ($which:literal, $or_sessions:literal, $order:literal) => {
+    ($which:literal, $or_sessions:literal, $rest:literal) => {
         concat!(
             "select u.id, u.ctid from auth.users u
              where u.is_anonymous and ",
@@ -217,11 +217,21 @@ macro_rules! candidates {
                                 and coalesce(s.not_after, 'infinity') > pg_catalog.clock_timestamp()
                                 and not exists (select from auth.session_revocations r where r.session_id = s.id) offset 0))
              ",
-            $order,
-            " for update of u skip locked\0"
+            $rest,
+            "\0"
         )
     };
 }
+
+/// Types of `$1` to `$6` of [`candidates`] where those are asked about whom a list names.
+const OF_THESE: &[pg_sys::Oid] = &[
+    pg_sys::DATEOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::BOOLOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::UUIDARRAYOID,
+];
 
 impl Limits {
     /// `$1` to `$6` of [`candidates`].
@@ -247,7 +257,8 @@ fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<(Uuid, pg_sys::ItemPointe
         spi::literal(candidates!(
             "u.cleanup_blocked_at is null",
             "coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date) < $1 or",
-            "order by coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date) limit $6"
+            "order by coalesce(u.last_active_on, (u.created_at at time zone 'UTC')::date) limit $6
+             for update of u skip locked"
         )),
         &[
             pg_sys::DATEOID,
@@ -269,15 +280,8 @@ fn lock_new(limits: &Limits, batch: i64) -> Result<Vec<(Uuid, pg_sys::ItemPointe
 /// Locks those of `guests` that are expired.
 fn lock_these(limits: &Limits, guests: &[Uuid]) -> Result<Vec<Uuid>> {
     static SELECT: Statement = Statement::planned_for_values(
-        spi::literal(candidates!("u.id = any ($6)", "", "")),
-        &[
-            pg_sys::DATEOID,
-            pg_sys::TIMESTAMPTZOID,
-            pg_sys::BOOLOID,
-            pg_sys::TIMESTAMPTZOID,
-            pg_sys::TIMESTAMPTZOID,
-            pg_sys::UUIDARRAYOID,
-        ],
+        spi::literal(candidates!("u.id = any ($6)", "", "for update of u skip locked")),
+        OF_THESE,
     );
     ids(&SELECT, &limits.values(limits.inactive_since, spi::uuids(guests)))
 }
@@ -309,14 +313,23 @@ fn ended_sessions(limits: &Limits, batch: i64) -> Result<(Vec<Uuid>, Vec<Uuid>)>
     Ok((sessions, users))
 }
 
-/// Deletes those of `sessions` that are still there.
-fn delete_sessions(sessions: &[Uuid]) -> Result<u64> {
+/// Those of `guests` who are expired all the same once they were tried: somebody else holds their rows.
+fn busy_ones(limits: &Limits, guests: &[Uuid]) -> Result<Vec<Uuid>> {
+    static SELECT: Statement = Statement::planned_for_values(
+        spi::literal(candidates!("u.id = any ($6) and u.cleanup_blocked_at is null", "", "")),
+        OF_THESE,
+    );
+    ids(&SELECT, &limits.values(limits.inactive_since, spi::uuids(guests)))
+}
+
+/// Deletes those of `sessions` that are still there, but none of `busy` guests: nothing else tells of them that soon.
+fn delete_sessions(sessions: &[Uuid], busy: &[Uuid]) -> Result<u64> {
     static DELETE: Statement = Statement::new(
         c"delete from auth.sessions where id in (
-              select id from auth.sessions where id = any ($1) for update skip locked)",
-        &[pg_sys::UUIDARRAYOID],
+              select id from auth.sessions where id = any ($1) and user_id <> all ($2) for update skip locked)",
+        &[pg_sys::UUIDARRAYOID, pg_sys::UUIDARRAYOID],
     );
-    DELETE.run(&[spi::uuids(sessions)])
+    DELETE.run(&[spi::uuids(sessions), spi::uuids(busy)])
 }
 
 fn ids(statement: &Statement, values: &[Value]) -> Result<Vec<Uuid>> {

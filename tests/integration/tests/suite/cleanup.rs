@@ -438,6 +438,26 @@ fn W12_owners_of_rows_can_be_spared() {
 }
 
 #[test]
+fn C5_W8_a_busy_guest_whose_session_ended_goes_later() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("cleanup_age", "1 day"), ("cleanup_inactivity", "1 day")]);
+    let guests: Vec<_> = (0..2).map(|_| sign_in(&mut admin).user).collect();
+    for (table, time) in [("users", "last_active_on = null"), ("sessions", "not_after = now() - interval '4 days'")] {
+        run(&mut admin, &format!("update auth.{table} set created_at = now() - interval '5 days', {time}"));
+    }
+    let mut other = db.connect();
+    let mut busy = other.transaction().unwrap();
+    busy.execute("select from auth.users where id = $1 for key share", &[&guests[0]]).unwrap();
+    run(&mut admin, "call auth.cleanup()");
+    assert_eq!(remaining(&mut admin, &guests), [guests[0]]);
+    // Its session alone says that it cannot come back, since the others' last longer.
+    assert_eq!(value::<i64>(&mut admin, "select count(*) from auth.sessions"), 1);
+    busy.commit().unwrap();
+    run(&mut admin, "call auth.cleanup()");
+    assert!(remaining(&mut admin, &guests).is_empty());
+}
+
+#[test]
 fn W8_a_guest_somebody_is_busy_with_is_spared() {
     let db = Database::new();
     let mut admin = db.connect();

@@ -97,6 +97,33 @@ fn A3_a_signed_in_guest_registers_a_key() {
 }
 
 #[test]
+fn A7_A3_a_key_stores_a_lazy_guest() {
+    let db = Database::new();
+    let mut admin = db.connect_with(&[("guest_storage", "lazy")]);
+    let mut app = db.connect_as(APP);
+    let guest = sign_in(&mut app);
+    let device = Device::new(KID);
+    // What fails stores nothing.
+    expect_error(
+        as_user(&mut app, &guest, |t| t.batch_execute("select auth.remove_device_key('none')")),
+        "PT404",
+        "",
+    );
+    assert_eq!(count(&mut admin, "users") + count(&mut admin, "lazy_guests"), 0);
+    assert_eq!(as_user(&mut app, &guest, |t| device.register(t)).unwrap().user, guest.user);
+    assert_eq!((count(&mut admin, "users"), count(&mut admin, "lazy_guests")), (1, 1));
+    // Its first session goes on, until it signs out of it: the key remains.
+    let next = refresh(&mut app, &guest.refresh_token).unwrap();
+    as_user(&mut app, &next, |t| t.batch_execute("select auth.sign_out()")).unwrap();
+    expect_error(refresh(&mut app, &guest.refresh_token), "PT401", "session_not_found");
+    expect_error(verify(&mut app, &guest.access_token), "PT401", "session_not_found");
+    assert_eq!(device.sign_in(&mut app).unwrap().user, guest.user);
+    // A guest that a key makes is stored at once.
+    Device::new("another-key").register(&mut app).unwrap();
+    assert_eq!((count(&mut admin, "users"), count(&mut admin, "lazy_guests")), (2, 1));
+}
+
+#[test]
 fn N9_N8_forged_swapped_and_replayed_requests_are_refused() {
     let db = Database::new();
     let mut admin = db.connect();
