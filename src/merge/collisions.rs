@@ -29,6 +29,8 @@ struct Index {
     operators: Vec<String>,
     collations: Vec<String>,
     nulls_collide: bool,
+    /// Which keys are compared as their type usually is, so that arrays of them are, too.
+    are_usual: Vec<bool>,
     condition: Option<String>,
 }
 
@@ -93,6 +95,10 @@ fn search(
             let (n, collation, operator) = (i + 1, &index.collations[i], &index.operators[i]);
             let equal = format!("m.x{n}{collation} {operator} e.x{n}");
             match index.nulls_collide {
+                // NULLs are equal in arrays, which can be hashed: an OR would be asked for each row with each other.
+                true if index.are_usual[i] => {
+                    format!("array[m.x{n}{collation}] operator(pg_catalog.=) array[e.x{n}{collation}]")
+                }
                 true => format!("({equal} or m.x{n} is null and e.x{n} is null)"),
                 false => equal,
             }
@@ -136,16 +142,19 @@ fn indexes(reference: &Reference) -> Result<Vec<Index>> {
     static SELECT: Statement = Statement::latest(
         c"select x.relname::text, i.indisexclusion, i.indnullsnotdistinct,
                  pg_catalog.pg_get_expr(i.indpred, i.indrelid),
-                 k.keys, k.operators, k.collations
+                 k.keys, k.operators, k.collations, k.are_usual
           from pg_catalog.pg_index i
           join pg_catalog.pg_class x on x.oid = i.indexrelid
           left join pg_catalog.pg_constraint e on e.conindid = i.indexrelid and e.conexclop is not null
           cross join lateral (
               select pg_catalog.array_agg(pg_catalog.pg_get_indexdef(i.indexrelid, n, false) order by n) as keys,
                      pg_catalog.array_agg(pg_catalog.format('operator(%I.%s)', s.nspname, o.oprname) order by n) as operators,
-                     pg_catalog.array_agg(case when l.oid is null then '' else pg_catalog.format(' collate %I.%I', ls.nspname, l.collname) end order by n) as collations
+                     pg_catalog.array_agg(case when l.oid is null then '' else pg_catalog.format(' collate %I.%I', ls.nspname, l.collname) end order by n) as collations,
+                     pg_catalog.array_agg(c.opcdefault and y.typarray <> 0 and y.typcategory <> 'A' order by n) as are_usual
               from pg_catalog.generate_series(1, i.indnkeyatts) n
               join pg_catalog.pg_opclass c on c.oid = i.indclass[n - 1]
+              join pg_catalog.pg_attribute f on f.attrelid = i.indexrelid and f.attnum = n
+              join pg_catalog.pg_type y on y.oid = f.atttypid
               left join pg_catalog.pg_amop a on a.amopfamily = c.opcfamily and a.amoplefttype = c.opcintype
                                             and a.amoprighttype = c.opcintype and a.amopstrategy = 3 and a.amoppurpose = 's'
               join pg_catalog.pg_operator o on o.oid = coalesce(e.conexclop[n], a.amopopr)
@@ -175,6 +184,7 @@ fn indexes(reference: &Reference) -> Result<Vec<Index>> {
             keys: row.get(5).unwrap_or_default(),
             operators: row.get(6).unwrap_or_default(),
             collations: row.get(7).unwrap_or_default(),
+            are_usual: row.get(8).unwrap_or_default(),
         });
         Ok(())
     };

@@ -598,6 +598,22 @@ select who(user_id), body from notes;
 rollback;
 drop schema checks cascade;
 
+-- NULLs that collide, in columns of all kinds.
+create schema nulls;
+set search_path = nulls, public;
+create domain word as text;
+create type pair as (a int, b text);
+create table t (id int, user_id uuid references auth.users (id) on delete cascade, a int[], w word, p pair, o text, c char(3));
+create unique index on t (user_id, a, w, p, o text_pattern_ops, c) nulls not distinct;
+begin;
+insert into t values (1, ada(), null, null, null, null, null), (2, bob(), null, null, null, null, null),
+                     (3, ada(), '{}', 'x', '(1,)', 'o', 'c'), (4, bob(), '{}', 'x', '(1,)', 'o', 'c'),
+                     (5, ada(), '{}', null, '(1,)', 'o', 'c'), (6, bob(), null, null, '(1,)', 'o', 'c'), (7, ada(), null, 'x', '(1,)', null, 'c');
+select * from merge();
+select id, who(user_id) from t order by id;
+rollback;
+drop schema nulls cascade;
+
 reset search_path;
 drop function merge, ada, bob, who;
 delete from auth.users;
