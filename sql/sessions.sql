@@ -38,7 +38,7 @@ create table auth.session_revocations (
     revoked_at timestamptz not null default clock_timestamp(),
     reason text not null
 );
-comment on table auth.session_revocations is 'Sessions ended because an old refresh token came back; kept until a day after clean-up has removed the session';
+comment on table auth.session_revocations is 'Sessions ended because an old refresh token came back; kept until no token of the session can be good any more';
 
 create function auth.delete_all_but_sessions(users uuid[]) returns void
     language plpgsql set search_path = pg_catalog, auth, pg_temp

@@ -491,7 +491,7 @@ fn build(verified: &Verified, overlay: Option<Status>) -> Rc<Built> {
             role: role.into_datum(),
             email: email.into_datum(),
             is_anonymous,
-            is_stored: verified.lazy.is_none(),
+            is_stored: verified.is_ours && verified.lazy.is_none(),
             // Without what putting it together left behind.
             jwt: pg_sys::Datum::from(pg_sys::pg_detoast_datum_copy(jwt.cast_mut_ptr())),
             overlay,

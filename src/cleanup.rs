@@ -263,12 +263,13 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
               limit $1 for update of s skip locked))",
         &[pg_sys::INT8OID],
     );
-    // Not at once: the session may be of a transaction that is not committed yet.
+    // Not at once: the session may be of a transaction that is not committed yet, or of a lazy guest that is not stored
+    // and whose tokens are good as long as a session.
     static REVOCATIONS: Statement = Statement::new(
         c"delete from auth.session_revocations r
-          where r.revoked_at < pg_catalog.clock_timestamp() - interval '1 day'
+          where r.revoked_at < $1 - interval '1 day'
             and not exists (select from auth.sessions s where s.id = r.session_id offset 0)",
-        &[],
+        &[pg_sys::TIMESTAMPTZOID],
     );
     let expired = EXPIRED.run(&[
         Some(pg_sys::Datum::from(clock::day(limits.session_refreshed_by))),
@@ -282,7 +283,7 @@ fn delete_sessions(limits: &Limits, batch: i64) -> Result<u64> {
         }
     };
     let revoked = REVOKED.run(&[spi::value(batch - (expired + old) as i64)])?;
-    REVOCATIONS.run(&[])?;
+    REVOCATIONS.run(&[spi::timestamp(limits.session_refreshed_by)])?;
     Ok(expired + old + revoked)
 }
 

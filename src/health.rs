@@ -172,7 +172,8 @@ fn check_sessions(checks: &mut Checks, limits: &Limits) -> Result<()> {
     );
     static REVOKED: Statement = Statement::new(
         c"select pg_catalog.count(*)
-          from (select from auth.session_revocations where revoked_at < $1 limit 1000) r",
+          from (select session_id from auth.session_revocations where revoked_at < $1 limit 1000) r
+          where exists (select from auth.sessions s where s.id = r.session_id offset 0)",
         &[pg_sys::TIMESTAMPTZOID],
     );
     let ended = count(&ENDED, &[Some(pg_sys::Datum::from(clock::day(limits.session_refreshed_by) - 1))])?;

@@ -80,7 +80,7 @@ insert into auth.session_revocations (session_id, reason) select id, 'test' from
 select * from did(auth.cleanup_expired_users());
 -- What is known of its revocation stays a day, for a session that is not committed yet.
 select count(*) as revocations from auth.session_revocations;
-update auth.session_revocations set revoked_at = clock_timestamp() - interval '25 hours';
+update auth.session_revocations set revoked_at = clock_timestamp() - interval '62 days';
 select auth.cleanup_expired_users()->'deleted' as deleted;
 select count(*) as revocations from auth.session_revocations;
 rollback;
@@ -314,7 +314,7 @@ drop function scans;
 begin;
 select guest('new', '0'), guest('idle session', '61 days') as idle, guest('revoked session', '1 day') as revoked \gset
 insert into auth.session_revocations (session_id, reason) select id, 'test' from auth.sessions where user_id = :'revoked';
-insert into auth.session_revocations (session_id, reason, revoked_at) values (gen_random_uuid(), 'of a session that is gone', clock_timestamp() - interval '25 hours');
+insert into auth.session_revocations (session_id, reason, revoked_at) values (gen_random_uuid(), 'of a session that is gone', clock_timestamp() - interval '62 days');
 select * from did(auth.cleanup_expired_users());
 select * from left_over;
 select count(*) as sessions, (select count(*) from auth.session_revocations) as revocations from auth.sessions;

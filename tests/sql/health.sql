@@ -49,7 +49,11 @@ select * from health('expired_guests', 'oldest_expired_guest');
 rollback;
 begin;
 insert into auth.sessions (id, user_id, created_at, refreshed_at) select gen_random_uuid(), guest('0'), now(), now() - d * interval '1 day' from generate_series(58, 64, 2) d;
-insert into auth.session_revocations (session_id, reason, revoked_at) select gen_random_uuid(), 'test', now() - d * interval '1 day' from generate_series(0, 3) d;
+-- Of sessions that are still there; those of others are kept for a while.
+insert into auth.session_revocations (session_id, reason, revoked_at)
+select id, 'test', now() - (row_number() over () - 1) * interval '1 day' from auth.sessions
+ union all
+select gen_random_uuid(), 'test', now() - interval '3 days';
 select * from health('ended_sessions', 'revoked_sessions');
 rollback;
 
