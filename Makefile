@@ -19,8 +19,8 @@ export CARGO_OPTIONS
 export RUSTFLAGS := -C link-arg=-Wl,--no-gc-sections
 
 .DEFAULT_GOAL := help
-.PHONY: all help prepare tree build test test-unit test-sql test-integration test-all test-package lint demo psql reference \
-	bench package deb install clean
+.PHONY: all help prepare tree build test test-unit test-sql test-integration test-all test-package test-upgrade lint demo \
+	psql reference bench package deb install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,10 @@ test-all: ## everything, on Postgres 15, 16, 17 and 18
 		$(MAKE) --no-print-directory test PG=$$version || failed="$$failed $$version"; \
 	done; \
 	[ -z "$$failed" ] || { echo "failed on Postgres$$failed" >&2; exit 1; }
+
+test-upgrade: ## with data from Postgres 15 to 17 and 18, and from one version of anon_auth to the next
+	@for version in 15 17 18; do $(MAKE) --no-print-directory build PG=$$version || exit 1; done
+	@tests/run.sh upgrade
 
 lint: tree ## clippy with warnings as errors, and rustfmt
 	cargo fmt --all --check

@@ -196,6 +196,15 @@ comment on function auth.prepare_import(text, text) is
 Arguments: source_schema, source_table, which has to exist.
 Errors: validation_failed (PT400).';
 
+create function auth.source_rows(source_schema text, source_table text) returns setof jsonb
+    language c volatile parallel unsafe security invoker set search_path = pg_catalog, auth, pg_temp
+    as 'MODULE_PATHNAME', 'anon_auth_source_rows';
+comment on function auth.source_rows(text, text) is
+'The rows of a table, each as a JSON object, read with the rights of the table''s owner: what views, casts and indexes of somebody else''s run when the table is read gets no rights of the caller''s.
+Arguments: source_schema, source_table.
+Errors: validation_failed (PT400: no such table), conflict (PT409: somebody changes the table at this moment).
+Example: select count(*) from auth.source_rows(''supabase_auth'', ''users'');';
+
 create function auth.import_supabase(source_schema text) returns table (source_table text, source_id text, problem text, detail text)
     language plpgsql security invoker set search_path = pg_catalog, auth, pg_temp
 as $$
@@ -210,14 +219,14 @@ begin
                case when jsonb_typeof(r.raw_user_meta_data) = 'object' then r.raw_user_meta_data else '{}' end,
                coalesce(r.is_anonymous, false), case when r.deleted_at is null then r.banned_until else 'infinity' end,
                r.last_sign_in_at, s.refreshed_at, coalesce(r.created_at, now()), coalesce(r.updated_at, r.created_at, now())
-          from %1$I.users u
-          cross join lateral jsonb_to_record(to_jsonb(u)) r(
+          from auth.source_rows(%1$L, 'users') u
+          cross join lateral jsonb_to_record(u) r(
               id uuid, role text, email text, email_confirmed_at timestamptz, phone text, phone_confirmed_at timestamptz,
               encrypted_password text, raw_app_meta_data jsonb, raw_user_meta_data jsonb, is_anonymous boolean,
               banned_until timestamptz, deleted_at timestamptz, last_sign_in_at timestamptz, created_at timestamptz, updated_at timestamptz)
           left join %2$s s on s.user_id = r.id$sql$, source_schema,
         case when to_regclass(format('%I.sessions', source_schema)) is null then '(select null::uuid as user_id, null::timestamptz as refreshed_at)'
-             else format('(select user_id, max(coalesce((to_jsonb(x)->>''refreshed_at'')::timestamp at time zone ''UTC'', (to_jsonb(x)->>''created_at'')::timestamptz)) as refreshed_at from %I.sessions x group by user_id)', source_schema) end);
+             else format('(select (x->>''user_id'')::uuid as user_id, max(coalesce((x->>''refreshed_at'')::timestamp at time zone ''UTC'', (x->>''created_at'')::timestamptz)) as refreshed_at from auth.source_rows(%L, ''sessions'') x group by 1)', source_schema) end);
 
     if to_regclass(format('%I.identities', source_schema)) is not null then
         -- An address's identity is made from the user's row, which knows what was proven.
@@ -225,16 +234,16 @@ begin
             insert into pg_temp.incoming_identities
             select coalesce(r.id, gen_random_uuid()), 'identities', coalesce(r.id::text, r.provider_id), r.user_id, r.provider, r.provider_id,
                    coalesce(r.identity_data, '{}'), r.last_sign_in_at, coalesce(r.created_at, now())
-              from %1$I.identities i
-              cross join lateral jsonb_to_record(to_jsonb(i)) r(
+              from auth.source_rows(%1$L, 'identities') i
+              cross join lateral jsonb_to_record(i) r(
                   id uuid, provider_id text, user_id uuid, identity_data jsonb, provider text, last_sign_in_at timestamptz, created_at timestamptz)
              where r.provider not in ('email', 'phone')$sql$, source_schema);
     end if;
 
     return query execute format($sql$
         select 'users', r.id::text, p.problem, p.detail
-          from %1$I.users u
-          cross join lateral jsonb_to_record(to_jsonb(u)) r(id uuid, deleted_at timestamptz, is_super_admin boolean, is_sso_user boolean)
+          from auth.source_rows(%1$L, 'users') u
+          cross join lateral jsonb_to_record(u) r(id uuid, deleted_at timestamptz, is_super_admin boolean, is_sso_user boolean)
           cross join lateral (
               select 'deleted', 'the user was deleted, but its row was kept; it arrives banned for good' where r.deleted_at is not null
               union all
@@ -245,11 +254,11 @@ begin
          order by 2, 3$sql$, source_schema);
     if to_regclass(format('%I.mfa_factors', source_schema)) is not null then
         return query execute format(
-            'select ''mfa_factors'', to_jsonb(f)->>''id'', ''mfa_factor'', format(''the second factor of user %%s is not taken over'', to_jsonb(f)->>''user_id'') from %I.mfa_factors f order by 2', source_schema);
+            'select ''mfa_factors'', f->>''id'', ''mfa_factor'', format(''the second factor of user %%s is not taken over'', f->>''user_id'') from auth.source_rows(%L, ''mfa_factors'') f order by 2', source_schema);
     end if;
     if to_regclass(format('%I.sessions', source_schema)) is not null then
         return query execute format(
-            'select ''sessions'', null::text, ''sessions_not_imported'', format(''%%s sessions end: their users sign in again, and guests cannot come back'', count(*)) from %I.sessions having count(*) > 0', source_schema);
+            'select ''sessions'', null::text, ''sessions_not_imported'', format(''%%s sessions end: their users sign in again, and guests cannot come back'', count(*)) from auth.source_rows(%L, ''sessions'') having count(*) > 0', source_schema);
     end if;
     return query select * from auth.import_users();
 end
@@ -274,35 +283,39 @@ begin
                case when r."emailVerified" or not coalesce(r."isAnonymous", false) then r.email end,
                case when r."emailVerified" or %2$L::boolean and not coalesce(r."isAnonymous", false) then r."updatedAt" end,
                r."phoneNumber", case when r."phoneNumberVerified" then r."updatedAt" end, c.password,
-               jsonb_build_object('better_auth_id', r.id) || jsonb_strip_nulls(to_jsonb(u) - array['id', 'name', 'email', 'emailVerified', 'image',
+               jsonb_build_object('better_auth_id', r.id) || jsonb_strip_nulls(u - array['id', 'name', 'email', 'emailVerified', 'image',
                    'createdAt', 'updatedAt', 'isAnonymous', 'phoneNumber', 'phoneNumberVerified', 'banned', 'banReason', 'banExpires']),
                jsonb_strip_nulls(jsonb_build_object('name', r.name, 'image', r.image)),
                coalesce(r."isAnonymous", false), case when r.banned then coalesce(r."banExpires", 'infinity') end,
                s.last_sign_in_at, s.last_active_at, r."createdAt", r."updatedAt"
-          from %1$I."user" u
-          cross join lateral jsonb_to_record(to_jsonb(u)) r(
+          from auth.source_rows(%1$L, 'user') u
+          cross join lateral jsonb_to_record(u) r(
               id text, name text, email text, "emailVerified" boolean, image text, "createdAt" timestamptz, "updatedAt" timestamptz,
               "isAnonymous" boolean, "phoneNumber" text, "phoneNumberVerified" boolean, banned boolean, "banExpires" timestamptz)
-          left join (select "userId", max(password) as password from %1$I.account where "providerId" = 'credential' group by 1) c
+          left join (select a->>'userId' as "userId", max(a->>'password') as password from auth.source_rows(%1$L, 'account') a
+                      where a->>'providerId' = 'credential' group by 1) c
                  on c."userId" = r.id
-          left join (select "userId", max("createdAt") as last_sign_in_at, max("updatedAt") as last_active_at from %1$I.session group by 1) s
+          left join (select s->>'userId' as "userId", max((s->>'createdAt')::timestamptz) as last_sign_in_at, max((s->>'updatedAt')::timestamptz) as last_active_at
+                       from auth.source_rows(%1$L, 'session') s group by 1) s
                  on s."userId" = r.id$sql$, source_schema, coalesce(confirm_addresses, false));
     execute format($sql$
         insert into pg_temp.incoming_identities
         select gen_random_uuid(), 'account', a.id, auth.imported_id(a."userId"), a."providerId", a."accountId",
                jsonb_build_object('sub', a."accountId"), null, a."createdAt"
-          from %I.account a where a."providerId" <> 'credential'$sql$, source_schema);
+          from auth.source_rows(%L, 'account') source
+          cross join lateral jsonb_to_record(source) a(id text, "userId" text, "providerId" text, "accountId" text, "createdAt" timestamptz)
+         where a."providerId" <> 'credential'$sql$, source_schema);
 
     for plugin in
         select * from (values ('twoFactor', 'second_factor', 'second factor'), ('passkey', 'passkey', 'passkey')) p(name, problem, what)
          where to_regclass(format('%I.%I', source_schema, p.name)) is not null
     loop
         return query execute format(
-            'select %1$L, p.id::text, %2$L, format(''the %3$s of user %%s is not taken over'', auth.imported_id(p."userId"::text)) from %4$I.%1$I p order by 2',
+            'select %1$L, p->>''id'', %2$L, format(''the %3$s of user %%s is not taken over'', auth.imported_id(p->>''userId'')) from auth.source_rows(%4$L, %1$L) p order by 2',
             plugin.name, plugin.problem, plugin.what, source_schema);
     end loop;
     return query execute format(
-        'select ''session'', null::text, ''sessions_not_imported'', format(''%%s sessions end: their users sign in again, and guests cannot come back'', count(*)) from %I.session having count(*) > 0', source_schema);
+        'select ''session'', null::text, ''sessions_not_imported'', format(''%%s sessions end: their users sign in again, and guests cannot come back'', count(*)) from auth.source_rows(%L, ''session'') having count(*) > 0', source_schema);
     return query select * from auth.import_users();
 end
 $$;

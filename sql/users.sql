@@ -131,5 +131,5 @@ create function auth.delete_user() returns void
     as 'MODULE_PATHNAME', 'anon_auth_delete_user';
 comment on function auth.delete_user() is
 'Deletes the signed-in guest for good. Each foreign key to auth.users (id) has its delete action applied as the owner of the referencing table; deferrable constraints are checked at once, from here to the end of the transaction.
-Errors: no_authorization (PT401), not_anonymous (PT403: only guests delete themselves), user_still_referenced (PT409: names the table whose foreign key forbids it).
+Errors: no_authorization (PT401), not_anonymous (PT403: only guests delete themselves), user_still_referenced (PT409: names the table whose foreign key forbids it), conflict (PT409: a trigger of auth.users does not let it go).
 Example: select auth.delete_user();';

@@ -31,6 +31,11 @@ pub fn call<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T>
     run_with(role, pg_sys::SECURITY_RESTRICTED_OPERATION as i32, body)
 }
 
+/// Runs `body`, which reads a table or a view of `role`'s: as [`call`], and past FORCE ROW LEVEL SECURITY.
+pub fn read<T>(role: pg_sys::Oid, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    run_with(role, (pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_NOFORCE_RLS) as i32, body)
+}
+
 fn run_with<T>(role: pg_sys::Oid, security_bits: i32, body: impl FnOnce() -> Result<T>) -> Result<T> {
     let path = CString::new(search_path(role)?).unwrap_or_default();
     let _unprinted = spi::Unprinted::new();

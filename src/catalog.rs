@@ -235,6 +235,11 @@ pub fn lock(table: pg_sys::Oid) -> crate::error::Result<()> {
     lock_in_mode(table, pg_sys::RowExclusiveLock)
 }
 
+/// Locks `table` to the end of the transaction as a statement that reads it would: against every change of its owner.
+pub fn lock_against_changes(table: pg_sys::Oid) -> crate::error::Result<()> {
+    lock_in_mode(table, pg_sys::AccessShareLock)
+}
+
 /// Locks `table` to the end of the transaction against everybody else who writes it.
 pub fn lock_against_writers(table: pg_sys::Oid) -> crate::error::Result<()> {
     lock_in_mode(table, pg_sys::ShareRowExclusiveLock)
@@ -264,6 +269,12 @@ pub fn find_relation(schema: &str, name: &str) -> Option<pg_sys::Oid> {
     }
 }
 
+/// A name as it stands in SQL.
+pub fn quoted(name: &str) -> String {
+    let name = CString::new(name).unwrap_or_default();
+    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
+}
+
 /// The role that owns `table`; `None` where there is no such table.
 pub fn owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
     unsafe {
@@ -275,6 +286,12 @@ pub fn owner(table: pg_sys::Oid) -> Option<pg_sys::Oid> {
         pg_sys::relation_close(relation, pg_sys::AccessShareLock as _);
         Some(owner)
     }
+}
+
+/// Runs `body`, which has Postgres put expressions and types into words: with all names qualified but those of
+/// pg_catalog, so that they mean the same under any `search_path`.
+pub fn with_qualified_names<T>(body: impl FnOnce() -> crate::error::Result<T>) -> crate::error::Result<T> {
+    crate::guc::with(c"search_path", c"pg_catalog", body)
 }
 
 /// Whether there is a constraint with this OID.

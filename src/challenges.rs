@@ -5,7 +5,7 @@ use crate::error::{Error, Result, error, invalid};
 use crate::function::{Args, writes};
 use crate::jsonb::Jsonb;
 use crate::spi::{self, Statement};
-use crate::{altcha, clock, keys, postgrest, settings, shared_buckets, sql_function};
+use crate::{altcha, clock, keys, postgrest, settings, shared_memory, sql_function};
 use anon_auth_core::challenge::{self, Database};
 use anon_auth_core::rate_limit::Rate;
 use pgrx::pg_sys;
@@ -85,7 +85,7 @@ pub fn use_up_for_good(purpose: &str, challenge: &str, expires_at: i64) -> Resul
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32().to_string();
     let now = clock::now();
     // A call an hour, which is as long as `challenge_lifetime` can be.
-    let take = || shared_buckets::get().take(&[&database, purpose, challenge], Rate::per_hour(1), now);
+    let take = || shared_memory::get().buckets.take(&[&database, purpose, challenge], Rate::per_hour(1), now);
     if now < expires_at && take().is_ok() { Ok(()) } else { Err(challenge_expired()) }
 }
 

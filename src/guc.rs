@@ -77,6 +77,15 @@ pub fn set(name: &CStr, value: &CStr, context: pg_sys::GucContext::Type, action:
     unsafe { pg_sys::set_config_option(name.as_ptr(), value.as_ptr(), context, source, action, true, 0, false) };
 }
 
+/// Runs `body` with a setting that is put back afterwards; after an error the abort of the (sub)transaction does it.
+pub fn with<T>(name: &CStr, value: &CStr, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    set(name, value, pg_sys::GucContext::PGC_USERSET, pg_sys::GucAction::GUC_ACTION_SAVE);
+    let result = body()?;
+    unsafe { pg_sys::AtEOXact_GUC(false, level) };
+    Ok(result)
+}
+
 /// `SET LOCAL`, with the value kept out of any statement text.
 pub fn set_local(name: &str, value: &str) -> Result<()> {
     let (Ok(name), Ok(value)) = (CString::new(name), CString::new(value)) else {

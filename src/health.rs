@@ -6,13 +6,14 @@ use crate::error::Result;
 use crate::function::Args;
 use crate::jsonb::Jsonb;
 use crate::spi::{Row, Statement};
-use crate::{clock, guc, settings, spi, sql_function};
+use crate::{clock, guc, settings, shared_memory, spi, sql_function};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
 
 const SECOND: i64 = 1_000_000;
 const MINUTE: i64 = 60 * SECOND;
-const DAY: i64 = 24 * 60 * MINUTE;
+const HOUR: i64 = 60 * MINUTE;
+const DAY: i64 = 24 * HOUR;
 
 /// Limit attempts that were stopped on this many occasions in a day are more than a few users who mistype.
 const MANY_LIMITS_REACHED: i64 = 100;
@@ -236,6 +237,16 @@ fn check_limits(checks: &mut Checks, limits: &Limits) -> Result<()> {
     );
     let reached = count(&REACHED, &[spi::timestamp(limits.now - DAY)])?;
     checks.add("attempt_limits_reached", Some(reached), "times", when(reached >= MANY_LIMITS_REACHED, Warning), "How often in 24 hours somebody reached a limit on codes, passwords or messages, as the last 10000 entries of the audit log have it. Many: somebody is guessing.");
+    let shared = shared_memory::get();
+    checks.add(
+        "refused_calls",
+        Some(shared.refused_calls.count()),
+        "calls",
+        Status::Ok,
+        "How many calls rate limits have refused in all databases since the server started.",
+    );
+    let lately = shared.refused_writes.last_at().is_some_and(|at| at > limits.now - HOUR);
+    checks.add("refused_writes", Some(shared.refused_writes.count()), "calls", when(lately, Warning), "How many calls failed with worker_unavailable in all databases since the server started. If there was one in the last hour: raise max_worker_processes, or see the server's log.");
     Ok(())
 }
 

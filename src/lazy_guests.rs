@@ -28,6 +28,8 @@ pub const CLAIM: &str = "lazy";
 
 /// Both metadata of a user, by the names of their claims.
 const METADATA: [&str; 2] = ["user_metadata", "app_metadata"];
+/// What both tokens call the session's own end.
+const NOT_AFTER: &str = "not_after";
 
 /// From when until when a guest can live that is not stored, in microseconds since Postgres's epoch.
 #[derive(Clone, Copy)]
@@ -65,28 +67,42 @@ pub fn is_known(snapshot: &LatestSnapshot, user: Uuid) -> bool {
 /// # Arguments
 /// * `now` – the time at which it was made
 pub fn sign_in(user: &User, settings: &Settings, now: i64) -> Result<Jsonb> {
-    let lifetimes =
-        [Some(settings.session_lifetime).filter(|time| *time > 0), guest_providers::session_lifetime(user)];
-    let session_ends = lifetimes.into_iter().flatten().fold(settings.session_idle_timeout, i64::min);
-    let is_empty = |metadata: &Value| metadata.as_object().is_some_and(Map::is_empty);
-    let metadata = match is_empty(&user.user_metadata) && is_empty(&user.app_metadata) {
-        true => Vec::new(),
-        false => json!({METADATA[0]: user.user_metadata, METADATA[1]: user.app_metadata}).to_string().into_bytes(),
+    let mut session = Session::new(user, "anonymous", now);
+    let session_ends = match settings.session_lifetime {
+        0 => settings.session_idle_timeout,
+        lifetime => lifetime.min(settings.session_idle_timeout),
     };
-    let guest = LazyGuest {
+    let expires_at = now.saturating_add(session_ends.max(settings.access_token_lifetime));
+    let is_empty = |metadata: &Value| metadata.as_object().is_some_and(Map::is_empty);
+    let mut metadata = Map::new();
+    if !is_empty(&user.user_metadata) || !is_empty(&user.app_metadata) {
+        metadata.insert(METADATA[0].into(), user.user_metadata.clone());
+        metadata.insert(METADATA[1].into(), user.app_metadata.clone());
+    }
+    if let Some(not_after) = session.not_after {
+        metadata.insert(NOT_AFTER.into(), not_after.into());
+    }
+    let metadata = if metadata.is_empty() { Vec::new() } else { Value::Object(metadata).to_string().into_bytes() };
+    session.guest = Some(LazyGuest {
         user_id: user.id,
         created_at: now,
-        expires_at: now.saturating_add(session_ends.max(settings.access_token_lifetime)),
+        // Whatever the access token says, the session's own end is the guest's.
+        expires_at: session.not_after.map_or(expires_at, |not_after| expires_at.min(not_after)),
         metadata,
-    };
-    let mut session = Session::new(user, "anonymous", now);
-    session.guest = Some(guest);
+    });
     sessions::answer(&session, user, settings, now)
 }
 
 /// The claim by which an access token says that nothing is stored of its guest.
-pub fn claim(guest: &LazyGuest) -> Value {
-    json!({"created_at": guest.created_at, "expires_at": guest.expires_at})
+///
+/// # Arguments
+/// * `not_after` – when its session ends, whatever the settings say of others
+pub fn claim(guest: &LazyGuest, not_after: Option<i64>) -> Value {
+    let mut claim = json!({"created_at": guest.created_at, "expires_at": guest.expires_at});
+    if let Some(not_after) = not_after {
+        claim[NOT_AFTER] = not_after.into();
+    }
+    claim
 }
 
 /// Puts into that claim, where there is one, the metadata that a hook has changed in the claims: what is to be stored
@@ -106,6 +122,8 @@ pub struct Guest {
     id: Uuid,
     session: Uuid,
     lifespan: Lifespan,
+    /// The session's own end, as its guest provider had it at sign-in.
+    not_after: Option<i64>,
     user_metadata: Value,
     app_metadata: Value,
     /// Fingerprint of the session's nonce.
@@ -126,6 +144,7 @@ impl Guest {
             id: verified.user?,
             session: verified.session?,
             lifespan,
+            not_after: lazy.get(NOT_AFTER).and_then(Value::as_i64),
             user_metadata,
             app_metadata,
             rotation: verified.rotation().to_owned(),
@@ -139,12 +158,14 @@ impl Guest {
             b"" => json!({}),
             text => crate::json::parse(&String::from_utf8_lossy(text))?,
         };
+        let not_after = metadata.get(NOT_AFTER).and_then(Value::as_i64);
         let [user_metadata, app_metadata] =
             METADATA.map(|name| metadata.get_mut(name).map_or_else(|| json!({}), Value::take));
         Ok(Some(Self {
             id: guest.user_id,
             session: token.session_id,
             lifespan: Lifespan { created_at: guest.created_at, expires_at: guest.expires_at },
+            not_after,
             user_metadata,
             app_metadata,
             rotation: fingerprint(&token.nonce),
@@ -185,7 +206,7 @@ impl Guest {
         }
         let user = self.user()?;
         let mut session = Session::new(&user, "anonymous", self.lifespan.created_at);
-        (session.id, session.nonce) = (self.session, nonce(&key).to_vec());
+        (session.id, session.nonce, session.not_after) = (self.session, nonce(&key).to_vec(), self.not_after);
         let metadata = [&user.user_metadata, &user.app_metadata].map(|metadata| spi::value(Jsonb(metadata.clone())));
         sign_in::store(&user, &session, metadata)?;
         stats::note_stored(self.lifespan.created_at)?;

@@ -58,7 +58,7 @@ mod provider_keys;
 mod readers;
 mod sessions;
 mod settings;
-mod shared_buckets;
+mod shared_memory;
 mod sign_in;
 mod spi;
 mod statement_user;

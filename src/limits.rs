@@ -1,12 +1,12 @@
 //! Rate limits: how many calls of a kind may come from one client address in an hour.
 //!
 //! They protect the server from whoever calls too often; what protects accounts and mailboxes is in `guesses.rs`. A
-//! call counts at its very beginning, in shared memory (`shared_buckets.rs`): a refused one has locked and written
+//! call counts at its very beginning, in shared memory (`shared_memory.rs`): a refused one has locked and written
 //! nothing and assigned no transaction id, and whatever becomes of the transaction, it has counted.
 
 use crate::error::{Error, Result, error};
 use crate::settings::{self, Settings};
-use crate::{client_address, clock, shared_buckets};
+use crate::{client_address, clock, shared_memory};
 use anon_auth_core::client_address::ClientAddress;
 use anon_auth_core::rate_limit::Rate;
 use pgrx::pg_sys;
@@ -79,9 +79,11 @@ pub fn take_named(call: Call, name: &str, limit: i64) -> Result<()> {
     let client = client_address::current()?;
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32().to_string();
     let bucket = [&database, call.setting(), name, &client.to_string()];
-    shared_buckets::get()
-        .take(&bucket, Rate::per_hour(limit), clock::now())
-        .map_err(|until| too_many(call, name, &client, until))
+    let shared = shared_memory::get();
+    shared.buckets.take(&bucket, Rate::per_hour(limit), clock::now()).map_err(|until| {
+        shared.refused_calls.note();
+        too_many(call, name, &client, until)
+    })
 }
 
 fn too_many(call: Call, name: &str, client: &ClientAddress, until: i64) -> Error {

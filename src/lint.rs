@@ -9,6 +9,7 @@ mod sub_select;
 mod value;
 mod verdict;
 
+use crate::catalog::quoted;
 use crate::error::Result;
 use crate::function::Args;
 use crate::jsonb::Jsonb;
@@ -19,7 +20,6 @@ use pgrx::pg_sys::{self, Oid};
 use policy::{Command, Policy, of_applications};
 use serde_json::{Value, json};
 use std::collections::HashSet;
-use std::ffi::{CStr, CString};
 use verdict::{Verdict, judge};
 
 /// Bytes of a name at the most, as Postgres cuts it.
@@ -333,9 +333,4 @@ fn shortened(name: &str, suffix: &str) -> String {
         end -= 1;
     }
     format!("{}{suffix}", &name[..end])
-}
-
-fn quoted(name: &str) -> String {
-    let name = CString::new(name).unwrap_or_default();
-    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
 }

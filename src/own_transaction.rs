@@ -13,7 +13,7 @@ use crate::clock;
 use crate::error::{Error, Result, error};
 use crate::guesses::Guess;
 use crate::mailbox::Letter;
-use crate::{keys, sessions, worker};
+use crate::{keys, sessions, shared_memory, worker};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -126,6 +126,7 @@ pub fn tell(request: Request) {
 }
 
 fn unavailable() -> Error {
+    shared_memory::get().refused_writes.note();
     error(503, "worker_unavailable", "no background worker could store what has to outlast this transaction")
         .hint("Try again. If it happens often, raise max_worker_processes, or see the server's log.")
 }

@@ -251,7 +251,7 @@ fn access_token(session: &Session, nonce: &[u8], user: &User, settings: &Setting
     };
     let method = if session.counter == 0 { &session.method } else { "token_refresh" };
     if let Some(guest) = &session.guest {
-        claims.insert(lazy_guests::CLAIM.into(), lazy_guests::claim(guest));
+        claims.insert(lazy_guests::CLAIM.into(), lazy_guests::claim(guest, session.not_after));
     }
     hook_events::custom_access_token(&mut claims, method)?;
     if session.guest.is_some() {

@@ -177,6 +177,37 @@ pub fn run_checked(
     })
 }
 
+/// Runs a query made at run time, and stores its rows, of which there may be more than fit into memory.
+///
+/// # Arguments
+/// * `sql`, `check` – as for [`run_checked`]
+/// * `store` – where the rows go
+/// * `context` – memory that lives as long as `store`
+pub fn store_checked(
+    sql: &CStr,
+    check: impl FnOnce() -> Result<()>,
+    store: *mut pg_sys::Tuplestorestate,
+    context: pg_sys::MemoryContext,
+) -> Result<()> {
+    connected(|| {
+        let plan = prepare(sql, &[], 0)?;
+        check()?;
+        unsafe {
+            let receiver = pg_sys::CreateDestReceiver(pg_sys::CommandDest::DestTuplestore);
+            let (description, message) = (std::ptr::null_mut(), std::ptr::null());
+            raw::SetTuplestoreDestReceiverParams(receiver, store, context, false, description, message);
+            let options = pg_sys::SPIExecuteOptions { read_only: true, dest: receiver, ..Default::default() };
+            let options = &raw const options;
+            let code = catch(|| raw::SPI_execute_plan_extended(plan, options))?;
+            if code < 0 {
+                return Err(crate::error::error(500, "internal_error", format!("SPI returned code {code}")));
+            }
+            pg_sys::SPI_freeplan(plan);
+        }
+        Ok(())
+    })
+}
+
 /// Runs `body` in a subtransaction: its changes stay if it succeeds, and go if it fails.
 ///
 /// The outer `Err` is an error that has to end the statement all the same.
@@ -318,7 +349,9 @@ pub fn catch<T: Copy>(call: impl FnOnce() -> T) -> Result<T> {
 
 /// As pgrx declares them, but without its guard, which would convert the error before `catch` sees it.
 mod raw {
-    use pgrx::pg_sys::{Datum, Oid, SPIPlanPtr, Snapshot};
+    use pgrx::pg_sys::{
+        Datum, DestReceiver, MemoryContext, Oid, SPIExecuteOptions, SPIPlanPtr, Snapshot, TupleDesc, Tuplestorestate,
+    };
     use std::ffi::{c_char, c_int, c_long};
 
     unsafe extern "C-unwind" {
@@ -330,6 +363,15 @@ mod raw {
             read_only: bool,
             limit: c_long,
         ) -> c_int;
+        pub fn SPI_execute_plan_extended(plan: SPIPlanPtr, options: *const SPIExecuteOptions) -> c_int;
+        pub fn SetTuplestoreDestReceiverParams(
+            receiver: *mut DestReceiver,
+            store: *mut Tuplestorestate,
+            context: MemoryContext,
+            detoast: bool,
+            target: TupleDesc,
+            map_failure: *const c_char,
+        );
         pub fn SPI_execute_snapshot(
             plan: SPIPlanPtr,
             values: *mut Datum,

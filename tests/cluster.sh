@@ -3,11 +3,13 @@
 #
 #   cluster.sh start DIR [NAME=VALUE]...   make a cluster in DIR (or take the one that is there), start it
 #   cluster.sh standby DIR NEWDIR          copy the running cluster of DIR to NEWDIR, start it as its standby
+#   cluster.sh upgrade DIR NEWDIR [NAME=VALUE]...
+#                                          copy the stopped cluster of DIR to NEWDIR by pg_upgrade, start it there
 #   cluster.sh stop DIR                    stop it and keep it
 #   cluster.sh kill DIR                    kill -9 the postmaster, as in a crash
 #   cluster.sh remove DIR                  stop it and delete DIR
 #
-# NAME=VALUE are further Postgres settings, for a new cluster only. `start` and `standby` print how to
+# NAME=VALUE are further Postgres settings, for a new cluster only. `start`, `standby` and `upgrade` print how to
 # connect, as KEY=VALUE lines: PGHOST, PGPORT, PGUSER, PGDATABASE, and ANON_AUTH_PG_BIN (the folder of
 # Postgres's programs), ANON_AUTH_RUN_AS (the operating system's user that the server runs as) and
 # ANON_AUTH_PG_CRON (yes, or no where this Postgres comes without pg_cron).
@@ -22,7 +24,7 @@ umask 022
 unset RUST_BACKTRACE PGHOST PGPORT PGUSER PGDATABASE PGPASSWORD PGOPTIONS PGSERVICE
 export LC_ALL=C
 
-usage() { sed -n '3,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '3,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 fail() { printf 'cluster.sh: %s\n' "$*" >&2; exit 1; }
 
 [ $# -ge 2 ] || usage
@@ -97,26 +99,36 @@ print_settings() {
         "ANON_AUTH_RUN_AS=$run_as" "ANON_AUTH_PG_CRON=$(has_pg_cron && echo yes || echo no)"
 }
 
+# Makes the files of a cluster in folder $1. Further arguments are options of initdb.
+make_cluster() {
+    as_server "$bin/initdb" -D "$1/data" -U postgres -A trust -E UTF8 --no-locale "${@:2}" >"$1/initdb.log" 2>&1 ||
+        fail "initdb failed: $(cat "$1/initdb.log")"
+}
+
+# Configures the cluster that was just made in folder $1, with NAME=VALUE arguments beside.
+configure_new() {
+    local dir=$1 settings
+    shift
+    settings=("listen_addresses=" "unix_socket_directories=$dir" max_connections=120 max_worker_processes=16)
+    if has_pg_cron; then
+        settings+=("shared_preload_libraries=pg_cron,pg_stat_statements" cron.database_name=app "cron.host=$dir")
+    else
+        settings+=(shared_preload_libraries=pg_stat_statements)
+    fi
+    configure "$dir" "${settings[@]}" "$@"
+}
+
 start() {
     make_dir "$dir"
     bin=$(bin_of "$dir")
     if [ -e "$dir/data/PG_VERSION" ]; then
         launch "$dir"
     else
-        as_server "$bin/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale >"$dir/initdb.log" 2>&1 ||
-            fail "initdb failed: $(cat "$dir/initdb.log")"
+        make_cluster "$dir"
         # Before the first start, so that pg_cron's launcher finds its database.
         as_server "$bin/postgres" --single -D "$dir/data" postgres <<<'create database app' >/dev/null 2>&1 ||
             fail "the database app could not be made"
-        local settings=("listen_addresses=" "unix_socket_directories=$dir"
-            max_connections=120 max_worker_processes=16)
-        if has_pg_cron; then
-            settings+=("shared_preload_libraries=pg_cron,pg_stat_statements"
-                cron.database_name=app "cron.host=$dir")
-        else
-            settings+=(shared_preload_libraries=pg_stat_statements)
-        fi
-        configure "$dir" "${settings[@]}" "$@"
+        configure_new "$dir" "$@"
         launch "$dir"
     fi
     print_settings "$dir"
@@ -139,6 +151,25 @@ standby() {
         sleep 0.1
     done
     fail "the standby does not reach its primary; its log is $new/log"
+}
+
+upgrade() {
+    local new old_bin options=()
+    new=$(realpath -m "${1:?NEWDIR is missing}")
+    shift
+    make_dir "$new"
+    # The programs that this cluster was last started with.
+    old_bin=$(dirname "$(cut -d ' ' -f 1 "$dir/data/postmaster.opts")")
+    bin=$(bin_of "$new")
+    # From 18 on a new cluster has checksums unless told, and pg_upgrade goes from like to like.
+    [[ $(as_server "$bin/initdb" --help) != *--no-data-checksums* ]] || options+=(--no-data-checksums)
+    make_cluster "$new" "${options[@]}"
+    configure_new "$new" "$@"
+    as_server env --chdir="$new" "$bin/pg_upgrade" -U postgres -s "$new" \
+        -b "$old_bin" -B "$bin" -d "$dir/data" -D "$new/data" >"$new/pg_upgrade.log" 2>&1 ||
+        fail "pg_upgrade failed: $(tail -n 30 "$new/pg_upgrade.log")"
+    launch "$new"
+    print_settings "$new"
 }
 
 stop() {
@@ -169,6 +200,7 @@ running() {
 case $command in
     start) start "$@" ;;
     standby) standby "$@" ;;
+    upgrade) upgrade "$@" ;;
     stop) stop ;;
     kill) crash ;;
     remove)

@@ -5,9 +5,12 @@
 #   unit           the crate that needs no Postgres
 #   sql            tests/sql against tests/expected: `setup` first, then all others, or only the one
 #                  that the variable T names
-#   docs           the SQL of README.md and docs, pasted into psql from top to bottom
+#   docs           the SQL of README.md and docs, pasted into psql from top to bottom; what they show of its output;
+#                  the reference; links
 #   integration    Rust tests over real connections; `cluster.sh start` tells which variables they get.
 #                  The database has anon_auth, and pg_cron where this Postgres comes with it
+#   upgrade        to Postgres 17 and 18 with a database's content, and to another version of anon_auth; needs the
+#                  extension built for 15, 17 and 18, whose private copies are in target/pg
 #
 # Options for cargo, such as the profile, are taken from CARGO_OPTIONS. The servers' logs and the
 # differences of the SQL tests are kept in target/test-logs.
@@ -110,6 +113,7 @@ docs() {
         awk "$shown" "${files[@]}"
     } >"$work/docs.sql"
     check "$logs/docs.out" "$bin/psql" -X -a -v ON_ERROR_STOP=1 -f "$work/docs.sql"
+    check "$logs/outputs.out" python3 tests/outputs.py "$logs/docs.out" README.md "${files[@]}"
     # The reference is what `make reference` makes of the database's comments.
     "$bin/psql" -X -q -c 'create database reference'
     PGDATABASE=reference "$bin/psql" -X -q -c 'create extension anon_auth'
@@ -153,7 +157,25 @@ integration() {
         "$bin/psql" -X -q -c "create extension $extension"
     done
     # They wait more than they work: for each other's locks, and for pg_cron's next minute.
-    TMPDIR=$work RUST_TEST_THREADS=4 cargo_test -p anon_auth_tests
+    TMPDIR=$work RUST_TEST_THREADS=4 cargo_test -p anon_auth_tests --test suite
+    remove_clusters
+}
+
+# Copies the extension from the private Postgres of folder $1 to another of the same major version, $2.
+copy_extension() {
+    cp "$("$1/bin/pg_config" --pkglibdir)"/anon_auth.so "$("$2/bin/pg_config" --pkglibdir)"
+    cp "$("$1/bin/pg_config" --sharedir)"/extension/anon_auth* "$("$2/bin/pg_config" --sharedir)/extension"
+}
+
+upgrade() {
+    say "upgrades"
+    # Debian's 15 marks each column (pg_attver), since a security release that 17 and 18 of the wheels do not have
+    # yet; nothing can be moved from the one to the others. So the data comes from a 15 of their age.
+    .ci/postgres-tree 15.19
+    copy_extension target/pg/15 target/pg/15.19
+    ANON_AUTH_RELEASES=$(.ci/releases)
+    export ANON_AUTH_RELEASES
+    TMPDIR=$work RUST_TEST_THREADS=1 cargo_test -p anon_auth_tests --test upgrade
     remove_clusters
 }
 

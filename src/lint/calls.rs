@@ -176,8 +176,9 @@ impl Evaluation<'_> {
                 Value::Any(Source::Rows)
             }
             "aal" if is_guest => Value::Json("aal1".into()),
-            "aal" | "amr" | "aud" | "iss" | "iat" | "nbf" | "exp" => Value::Any(Source::Rows),
-            // A hook may have put it there, for some and not for others.
+            "aal" | "aud" | "iss" | "iat" | "nbf" | "exp" => Value::Any(Source::Rows),
+            // "amr" has the ways in which guests sign in, and others. Anything else a hook may have put there, for some and
+            // not for others.
             _ => Value::Any(Source::Hidden),
         }
     }

@@ -6,8 +6,8 @@
 
 use super::value::{self, Source, Value};
 use crate::evaluate_once;
-use pgrx::PgList;
 use pgrx::pg_sys::{self, Node, NodeTag, Oid, Query};
+use pgrx::{PgBox, PgList};
 use std::collections::HashSet;
 use std::ffi::{CStr, c_int, c_void};
 
@@ -22,6 +22,9 @@ type Walker = unsafe extern "C-unwind" fn(*mut Node, *mut c_void) -> bool;
 
 /// Combinations of more unknowns than that are not tried.
 pub const MAX_ATOMS: usize = 10;
+/// Nor are expressions looked into that are nested deeper than that, which would be more than the stack holds: one policy
+/// must not be the end of the lint.
+const MAX_LEVEL: u32 = 200;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Caller {
@@ -60,6 +63,8 @@ pub struct Evaluation<'a> {
     /// Of the CASEs around: the operand.
     operands: Vec<Value>,
     pub(super) depth: u32,
+    /// Of expressions around.
+    level: u32,
     /// Whether what is evaluated is the target list of a sub-select that finds no row.
     pub(super) has_no_rows: bool,
     /// Whether `user_metadata` was looked at.
@@ -78,6 +83,7 @@ impl<'a> Evaluation<'a> {
             columns: Vec::new(),
             operands: Vec::new(),
             depth: 0,
+            level: 0,
             has_no_rows: false,
             reads_user_metadata: false,
             reads_settings: false,
@@ -109,7 +115,13 @@ impl<'a> Evaluation<'a> {
         }
         unsafe {
             pg_sys::check_stack_depth();
-            match self.examine(node) {
+            self.level += 1;
+            let value = match self.level > MAX_LEVEL {
+                true => Value::Any(Source::Hidden),
+                false => self.examine(node),
+            };
+            self.level -= 1;
+            match value {
                 Value::Any(source) if pg_sys::exprType(node) == pg_sys::BOOLOID => {
                     Value::Bool(self.atom(node, source))
                 }
@@ -124,6 +136,19 @@ impl<'a> Evaluation<'a> {
 
     pub(super) unsafe fn values(&mut self, list: *mut pg_sys::List) -> Vec<Value> {
         unsafe { nodes(list).into_iter().map(|node| self.value(node)).collect() }
+    }
+
+    /// Whether this combination has an expression NULL since a column in it is.
+    unsafe fn is_null_in_row(&mut self, node: *mut Node) -> bool {
+        unsafe {
+            if self.depth > 0 || !pg_sys::contain_var_clause(node) {
+                return false;
+            }
+            let mut question = PgBox::<pg_sys::NullTest>::alloc_node(NodeTag::T_NullTest);
+            question.arg = node.cast();
+            question.nulltesttype = pg_sys::NullTestType::IS_NULL;
+            self.atom(question.into_pg().cast(), Source::Rows)
+        }
     }
 
     /// The truth value that this combination gives to `node`. Equal expressions have one; in a sub-select, the same
@@ -228,8 +253,14 @@ impl<'a> Evaluation<'a> {
                 T_CaseExpr => self.case(node.cast()),
                 T_CaseTestExpr => self.operands.last().cloned().unwrap_or(Value::Any(Source::Hidden)),
                 T_CoalesceExpr => {
-                    let values = self.values((*(node as *mut pg_sys::CoalesceExpr)).args);
-                    values.into_iter().find(|value| *value != Value::Null).unwrap_or(Value::Null)
+                    let mut found = Value::Null;
+                    for argument in nodes((*(node as *mut pg_sys::CoalesceExpr)).args) {
+                        let value = self.value(argument);
+                        if found == Value::Null && value != Value::Null && !self.is_null_in_row(argument) {
+                            found = value;
+                        }
+                    }
+                    found
                 }
                 T_ArrayExpr => {
                     let elements = self.values((*(node as *mut pg_sys::ArrayExpr)).elements);

@@ -134,6 +134,7 @@ pub fn operate(operator: &str, left: &Value, right: &Value) -> Value {
             }
         }
         ("?", Json(json), Text(key)) => Bool(json.get(key).is_some()),
+        ("@>", Json(json), Json(wanted)) => Bool(contains(json, wanted)),
         // Whether rows, or parts of them, hold or match what is the caller's own.
         ("~~" | "@>" | "<@" | "&&" | "?" | "^@", ..) if is_own(left) != is_own(right) => Bool(false),
         ("!~~", ..) if is_own(left) != is_own(right) => Bool(true),
@@ -142,6 +143,19 @@ pub fn operate(operator: &str, left: &Value, right: &Value) -> Value {
             Own(_) if operator != "||" => Any(Source::Rows),
             value => value,
         },
+    }
+}
+
+/// As the operator @> of jsonb has it.
+fn contains(json: &Json, wanted: &Json) -> bool {
+    match (json, wanted) {
+        (Json::Object(json), Json::Object(wanted)) => {
+            wanted.iter().all(|(key, wanted)| json.get(key).is_some_and(|value| contains(value, wanted)))
+        }
+        (Json::Array(json), Json::Array(wanted)) => {
+            wanted.iter().all(|wanted| json.iter().any(|value| contains(value, wanted)))
+        }
+        (json, wanted) => json == wanted,
     }
 }
 

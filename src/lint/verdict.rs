@@ -36,10 +36,11 @@ pub unsafe fn judge(facts: &Facts, conditions: &[*mut Node]) -> Verdict {
                 == Some(true)
         };
         admitted.push((admits(Caller::Guest), admits(Caller::Permanent)));
+        if evaluation.unknowns() > MAX_ATOMS {
+            return Verdict::Unclear;
+        }
         assignment += 1;
-    }
-    if evaluation.unknowns() > MAX_ATOMS {
-        return Verdict::Unclear;
+        pgrx::check_for_interrupts!();
     }
     // By what is hidden: whether the rest can be such that a guest gets in.
     let hidden = evaluation.hidden();

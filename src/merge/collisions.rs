@@ -7,8 +7,9 @@
 use super::image::{Image, Wanted};
 use super::references::{Keys, Reference};
 use super::rows::RowId;
+use crate::catalog;
 use crate::error::{Result, error};
-use crate::spi::{self, Statement};
+use crate::spi::{self, Row, Statement};
 use pgrx::pg_sys;
 
 /// Two rows of which only one can stay.
@@ -165,7 +166,7 @@ fn indexes(reference: &Reference) -> Result<Vec<Index>> {
         &[pg_sys::OIDOID, pg_sys::INT2ARRAYOID],
     );
     let mut indexes = Vec::new();
-    SELECT.each(&[spi::value(reference.table.relation), spi::value(reference.numbers())], |row| {
+    let read = |row: &Row| {
         indexes.push(Index {
             name: row.get(1).unwrap_or_default(),
             is_exclusion: row.get(2).unwrap_or(false),
@@ -176,6 +177,9 @@ fn indexes(reference: &Reference) -> Result<Vec<Index>> {
             collations: row.get(7).unwrap_or_default(),
         });
         Ok(())
+    };
+    catalog::with_qualified_names(|| {
+        SELECT.each(&[spi::value(reference.table.relation), spi::value(reference.numbers())], read)
     })?;
     Ok(indexes)
 }

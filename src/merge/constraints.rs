@@ -2,8 +2,9 @@
 
 use super::image::{Image, Wanted};
 use super::references::{Keys, Reference};
+use crate::catalog;
 use crate::error::{Result, error};
-use crate::spi::{self, Statement};
+use crate::spi::{self, Row, Statement};
 use pgrx::pg_sys;
 
 /// Asks each CHECK constraint that is about the columns of `reference`.
@@ -25,9 +26,12 @@ pub fn check(reference: &Reference, keys: &Keys) -> Result<()> {
         &[pg_sys::OIDOID, pg_sys::INT2ARRAYOID],
     );
     let mut checks: Vec<(String, String)> = Vec::new();
-    SELECT.each(&[spi::value(reference.table.relation), spi::value(reference.numbers())], |row| {
+    let read = |row: &Row| {
         checks.push((row.get(1).unwrap_or_default(), row.get(2).unwrap_or_default()));
         Ok(())
+    };
+    catalog::with_qualified_names(|| {
+        SELECT.each(&[spi::value(reference.table.relation), spi::value(reference.numbers())], read)
     })?;
     if checks.is_empty() {
         return Ok(());

@@ -105,11 +105,5 @@ fn find_table(name: &str) -> Result<Option<pg_sys::Oid>> {
 pub fn with_short_waits<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     let limit = unsafe { LOCK_TIMEOUT.min((pg_sys::DeadlockTimeout / 2).max(1)) };
     let limit = CString::new(limit.to_string()).unwrap_or_default();
-    unsafe {
-        let level = pg_sys::NewGUCNestLevel();
-        guc::set(c"lock_timeout", &limit, pg_sys::GucContext::PGC_USERSET, pg_sys::GucAction::GUC_ACTION_SAVE);
-        let result = body()?;
-        pg_sys::AtEOXact_GUC(false, level);
-        Ok(result)
-    }
+    guc::with(c"lock_timeout", &limit, body)
 }

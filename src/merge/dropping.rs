@@ -30,7 +30,7 @@ impl Mover {
 
     /// The same for single rows, which are locked.
     pub fn delete_rows(&mut self, table: &Table, rows: &[RowId], side: Side) -> Result<u64> {
-        let rows: Vec<&RowId> = rows.iter().filter(|row| self.dropping.insert(row.place())).collect();
+        let mut rows: Vec<RowId> = rows.iter().filter(|row| self.dropping.insert(row.place())).cloned().collect();
         if rows.is_empty() {
             return Ok(0);
         }
@@ -51,10 +51,14 @@ impl Mover {
             (keys.len() > 0).then_some(keys)
         };
         let children: Vec<_> = children.into_iter().filter_map(|child| Some((child, keys_for(&child)?))).collect();
-        for (child, keys) in &children {
-            self.apply_delete_action(child, keys, side)?;
-        }
         let whose = self.whose(table, &rows, side)?;
+        for (child, keys) in &children {
+            if self.apply_delete_action(child, keys, side)? {
+                // A trigger may have changed them: one that counts what hangs on them, for example.
+                rows = rows::latest(table, &rows)?;
+                self.dropping.extend(rows.iter().map(RowId::place));
+            }
+        }
         let settled: Vec<pg_sys::Oid> = all.iter().flat_map(|child| child.family.clone()).collect();
         rows::check_rights(table, None, &settled)?;
         let deleted =
@@ -83,7 +87,7 @@ impl Mover {
     }
 
     /// How many of the rows are the guest's, the account's, and others'.
-    fn whose(&self, table: &Table, rows: &[&RowId], side: Side) -> Result<[u64; 3]> {
+    fn whose(&self, table: &Table, rows: &[RowId], side: Side) -> Result<[u64; 3]> {
         let Some(Whose { conditions: [guest, account], users }) = self.followed.get(&table.relation) else {
             return Ok(by_side(side, rows.len() as u64));
         };
@@ -112,11 +116,11 @@ impl Mover {
         Ok([guest, account, (rows.len() as u64).saturating_sub(guest + account)])
     }
 
-    /// Does to rows what their foreign key says when the rows they reference are deleted.
-    pub fn apply_delete_action(&mut self, child: &Rc<Reference>, keys: &Keys, side: Side) -> Result<()> {
+    /// Does to rows what their foreign key says when the rows they reference are deleted. Returns whether there were any.
+    pub fn apply_delete_action(&mut self, child: &Rc<Reference>, keys: &Keys, side: Side) -> Result<bool> {
         let found = self.rows_that_stay(child, keys)?;
         if found.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let value = match child.on_delete {
             OnDelete::Cascade => {
@@ -126,7 +130,7 @@ impl Mover {
                     self.report.found(&child.table.name, rule, guest, account);
                 }
                 self.delete_rows(&child.table, &found, side)?;
-                return Ok(());
+                return Ok(true);
             }
             OnDelete::SetNull => "null",
             OnDelete::SetDefault => "default",
@@ -141,11 +145,11 @@ impl Mover {
             }
         };
         rows::check_rights(&child.table, Some(&child.set_columns), &[])?;
-        let rows = rows::selection(&found.iter().collect::<Vec<_>>());
+        let rows = rows::selection(&found);
         let assignments: Vec<_> = child.set_columns.iter().map(|column| format!("{column} = {value}")).collect();
         let sql = rows::update_statement(&child.table, &assignments.join(", "), &rows);
         child.run(&sql, &rows, |_| Ok(()))?;
-        Ok(())
+        Ok(true)
     }
 
     /// The rows that have one of the keys and are not about to go themselves.

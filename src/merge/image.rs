@@ -4,8 +4,9 @@
 //! that has these columns and nothing else, under the table's name; all names of ours are outside.
 
 use super::references::{Reference, Selection};
+use crate::catalog;
 use crate::error::Result;
-use crate::spi::{self, Statement};
+use crate::spi::{self, Row, Statement};
 use pgrx::pg_sys;
 
 /// The columns of a table.
@@ -61,7 +62,7 @@ impl Image {
             &[pg_sys::OIDOID],
         );
         let mut image = Self { columns: Vec::new(), relation: String::new() };
-        SELECT.each(&[spi::value(reference.table.relation)], |row| {
+        let read = |row: &Row| {
             image.columns.push(Column {
                 number: row.get(1).unwrap_or(0),
                 name: row.get(2).unwrap_or_default(),
@@ -70,7 +71,8 @@ impl Image {
             });
             image.relation = row.get(5).unwrap_or_default();
             Ok(())
-        })?;
+        };
+        catalog::with_qualified_names(|| SELECT.each(&[spi::value(reference.table.relation)], read))?;
         Ok(image)
     }
 

@@ -204,6 +204,13 @@ impl Mover {
             return Ok(0);
         }
         let table = &reference.table;
+        let assignments = reference.assignments();
+        if assignments.is_empty() {
+            let message = format!("the columns of \"{}\" of table {} are generated", reference.name, table.name);
+            return Err(error(409, "merge_conflict", message).about(&table.name, &reference.name).hint(
+                "Register the column that they are generated from: auth.set_merge_rule(…, user_columns => …).",
+            ));
+        }
         let numbers = reference.numbers();
         let all = self.references(table.relation)?;
         let followers: Vec<_> = all
@@ -217,7 +224,7 @@ impl Mover {
         for child in followers {
             follow.push((child.clone(), rows::changed_keys(reference, child, &rows)?));
         }
-        let sql = rows::update_statement(table, &reference.assignments(), &rows);
+        let sql = rows::update_statement(table, &assignments, &rows);
         let changed = rows::without_actions(&sql, settled, || reference.run(&sql, &rows, |_| Ok(())))?;
         for (child, keys) in follow {
             self.repoint(&child, &keys, side)?;

@@ -50,6 +50,8 @@ struct Column {
     referenced: i16,
     /// Whether it is the period of a temporal key: it overlaps that of the referenced row, and stays.
     is_period: bool,
+    /// Whether it follows from other columns of its row.
+    is_generated: bool,
 }
 
 /// Keys of rows that are referenced, and what they become: as text, a list for each column.
@@ -134,29 +136,35 @@ impl Reference {
                            union all
                            select d.oid from family join pg_catalog.pg_constraint d on d.conparentid = member)
                        select member from family),
-                 k.names, k.numbers, k.types, k.comparisons, k.referenced, k.periods
+                 k.names, k.numbers, k.types, k.comparisons, k.referenced, k.periods, k.generated
           from pg_catalog.pg_constraint c
           join pg_catalog.pg_class t on t.oid = c.conrelid
           join pg_catalog.pg_namespace n on n.oid = t.relnamespace
           cross join lateral (
               select pg_catalog.array_agg(pg_catalog.quote_ident(a.attname) order by k.i) as names,
                      pg_catalog.array_agg(a.attnum order by k.i) as numbers,
-                     pg_catalog.array_agg(pg_catalog.format_type(r.atttypid, null) order by k.i) as types,
+                     pg_catalog.array_agg(pg_catalog.format_type(r.atttypid, -1) order by k.i) as types,
                      pg_catalog.array_agg(
-                         pg_catalog.format('operator(%I.%s) t.%I%s', s.nspname, o.oprname, a.attname,
+                         pg_catalog.format('operator(%I.%s) t.%I%s%s', s.nspname, o.oprname, a.attname,
                              case when y.typtype <> 'p' and a.atttypid <> y.oid
-                                  then '::' || pg_catalog.format_type(y.oid, null) end) order by k.i) as comparisons,
+                                  then '::' || pg_catalog.format_type(y.oid, -1) end,
+                             -- Equal is what the referenced column calls so, where that calls different texts equal.
+                             case when r.attcollation <> a.attcollation and not l.collisdeterministic
+                                  then pg_catalog.format(' collate %I.%I', ls.nspname, l.collname) end) order by k.i) as comparisons,
                      pg_catalog.array_agg(r.attnum order by k.i) as referenced,
                      -- conperiod is there from Postgres 18 on. The period comes last.
                      pg_catalog.array_agg(k.i = pg_catalog.cardinality(c.conkey)
-                         and coalesce((pg_catalog.to_jsonb(c) ->> 'conperiod')::boolean, false) order by k.i) as periods
+                         and coalesce((pg_catalog.to_jsonb(c) ->> 'conperiod')::boolean, false) order by k.i) as periods,
+                     pg_catalog.array_agg(a.attgenerated <> '' order by k.i) as generated
               from rows from (pg_catalog.unnest(c.conkey), pg_catalog.unnest(c.confkey), pg_catalog.unnest(c.conpfeqop))
                    with ordinality as k(own, other, operator, i)
               join pg_catalog.pg_attribute a on a.attrelid = c.conrelid and a.attnum = k.own
               join pg_catalog.pg_attribute r on r.attrelid = c.confrelid and r.attnum = k.other
               join pg_catalog.pg_operator o on o.oid = k.operator
               join pg_catalog.pg_namespace s on s.oid = o.oprnamespace
-              join pg_catalog.pg_type y on y.oid = o.oprright) k
+              join pg_catalog.pg_type y on y.oid = o.oprright
+              left join pg_catalog.pg_collation l on l.oid = r.attcollation
+              left join pg_catalog.pg_namespace ls on ls.oid = l.collnamespace) k
           where c.oid in (select a.tgconstraint from pg_catalog.pg_trigger a where a.tgrelid = $1 and a.tgisinternal)
             and c.contype = 'f' and c.confrelid = $1
             and not exists (select from pg_catalog.pg_constraint p
@@ -167,7 +175,7 @@ impl Reference {
             &[pg_sys::OIDOID],
         );
         let mut references = Vec::new();
-        SELECT.each(&[spi::value(table)], |row| {
+        let read = |row: &Row| {
             references.push(Self {
                 constraints: row.get(7).into_iter().collect(),
                 family: row.get(12).unwrap_or_default(),
@@ -183,7 +191,8 @@ impl Reference {
                 set_columns: row.get(11).unwrap_or_default(),
             });
             Ok(())
-        })?;
+        };
+        catalog::with_qualified_names(|| SELECT.each(&[spi::value(table)], read))?;
         Ok(references)
     }
 
@@ -194,8 +203,8 @@ impl Reference {
                 "select ",
                 table_columns!(),
                 ", a.attname::text, array[pg_catalog.quote_ident(a.attname)], array[a.attnum],
-                 array[pg_catalog.format_type(a.atttypid, null)],
-                 array[pg_catalog.format('operator(pg_catalog.=) t.%I', a.attname)], array[1::smallint], array[false]
+                 array[pg_catalog.format_type(a.atttypid, -1)],
+                 array[pg_catalog.format('operator(pg_catalog.=) t.%I', a.attname)], array[1::smallint], array[false], array[a.attgenerated <> '']
           from auth.merge_rules r
           cross join pg_catalog.unnest(r.user_columns) u(name)
           join pg_catalog.pg_class t on t.oid = r.relation
@@ -210,7 +219,7 @@ impl Reference {
         );
         let users = catalog::relations().map_or(pg_sys::InvalidOid, |relations| relations.users);
         let mut references = Vec::new();
-        SELECT.each(&[spi::value(users)], |row| {
+        let read = |row: &Row| {
             references.push(Self {
                 constraints: Vec::new(),
                 family: Vec::new(),
@@ -223,7 +232,8 @@ impl Reference {
                 set_columns: Vec::new(),
             });
             Ok(())
-        })?;
+        };
+        catalog::with_qualified_names(|| SELECT.each(&[spi::value(users)], read))?;
         Ok(references)
     }
 
@@ -234,12 +244,19 @@ impl Reference {
             return only.clone();
         }
         let names: Vec<_> = references.iter().map(|reference| reference.name.as_str()).collect();
+        // Several foreign keys may have the same column.
+        let mut columns: Vec<Column> = Vec::new();
+        for column in references.iter().flat_map(|reference| &reference.columns) {
+            if columns.iter().all(|known| known.number != column.number) {
+                columns.push(column.clone());
+            }
+        }
         Rc::new(Self {
             constraints: references.iter().flat_map(|reference| reference.constraints.clone()).collect(),
             family: Vec::new(),
             name: names.join("\", \""),
             table: references[0].table.clone(),
-            columns: references.iter().flat_map(|reference| reference.columns.clone()).collect(),
+            columns,
             is_any_of: true,
             on_delete: OnDelete::Forbid,
             on_update: OnUpdate::Native,
@@ -354,15 +371,15 @@ impl Reference {
         self.columns.iter().position(|column| column.number == number).map(|i| self.new_value(i))
     }
 
-    /// SET of an UPDATE that gives the rows of [`Self::rows`] their new key.
+    /// SET of an UPDATE that gives the rows of [`Self::rows`] their new key; empty where all of it is generated.
     pub fn assignments(&self) -> String {
-        let all = self.columns.iter().enumerate();
+        let all = self.columns.iter().enumerate().filter(|(_, column)| !column.is_generated);
         all.map(|(i, column)| format!("{} = {}", column.name, self.new_value(i))).collect::<Vec<_>>().join(", ")
     }
 }
 
 impl Column {
-    /// Reads six arrays, from column `first` on.
+    /// Reads seven arrays, from column `first` on.
     fn read(row: &Row, first: i32) -> Vec<Self> {
         let names: Vec<String> = row.get(first).unwrap_or_default();
         let numbers: Vec<i16> = row.get(first + 1).unwrap_or_default();
@@ -370,15 +387,18 @@ impl Column {
         let comparisons: Vec<String> = row.get(first + 3).unwrap_or_default();
         let referenced: Vec<i16> = row.get(first + 4).unwrap_or_default();
         let periods: Vec<bool> = row.get(first + 5).unwrap_or_default();
-        let columns = names.into_iter().zip(numbers).zip(types).zip(comparisons).zip(referenced).zip(periods);
+        let generated: Vec<bool> = row.get(first + 6).unwrap_or_default();
+        let texts = names.into_iter().zip(types).zip(comparisons);
+        let columns = texts.zip(numbers).zip(referenced).zip(periods).zip(generated);
         columns
-            .map(|(((((name, number), type_name), comparison), referenced), is_period)| Self {
+            .map(|((((((name, type_name), comparison), number), referenced), is_period), is_generated)| Self {
                 name,
                 number,
                 type_name,
                 comparison,
                 referenced,
                 is_period,
+                is_generated,
             })
             .collect()
     }

@@ -50,13 +50,33 @@ fn places<'a>(rows: impl Iterator<Item = &'a RowId>) -> [Value; 2] {
 }
 
 /// Rows, by where they are.
-pub fn selection(rows: &[&RowId]) -> Selection {
+pub fn selection(rows: &[RowId]) -> Selection {
     Selection {
         from: ", rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c)".into(),
         condition: "t.tableoid operator(pg_catalog.=) p.o and t.ctid operator(pg_catalog.=) p.c".into(),
         types: vec![pg_sys::OIDARRAYOID, pg_sys::TIDARRAYOID],
-        values: places(rows.iter().copied()).into(),
+        values: places(rows.iter()).into(),
     }
+}
+
+/// The rows as far as they are still there, wherever a trigger has put their latest versions.
+pub fn latest(table: &Table, rows: &[RowId]) -> Result<Vec<RowId>> {
+    // Postgres's own function takes a name. OFFSET keeps it from being called again for each row of the table.
+    let sql = format!(
+        "select t.tableoid, t.ctid
+         from (select p.o, pg_catalog.currtid2(p.o::pg_catalog.regclass::text, p.c) as c
+               from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) as p(o, c) offset 0) as p
+         join {} as t on t.tableoid operator(pg_catalog.=) p.o and t.ctid operator(pg_catalog.=) p.c",
+        table.target
+    );
+    let mut found = Vec::new();
+    let read = |row: &Row| {
+        found.push(RowId::read(row, 1, Vec::new()));
+        Ok(())
+    };
+    let types = [pg_sys::OIDARRAYOID, pg_sys::TIDARRAYOID];
+    table.run(&sql, &types, &places(rows.iter()), "", || true, read)?;
+    Ok(found)
 }
 
 /// Adds the losers' columns to the winners'.
@@ -163,7 +183,7 @@ pub fn count(reference: &Reference, rows: &Selection) -> Result<u64> {
 /// `conflict` where one is not what it was.
 pub fn lock<'a>(reference: &Reference, rows: impl Iterator<Item = &'a RowId>, strength: &str) -> Result<()> {
     let mut seen = HashSet::new();
-    let rows: Vec<_> = rows.filter(|row| seen.insert(row.place)).collect();
+    let rows: Vec<_> = rows.filter(|row| seen.insert(row.place)).cloned().collect();
     let selected = selection(&rows);
     let sql = format!(
         "select from {} as t{} where {} for {strength} of t",

@@ -421,6 +421,27 @@ set local role authenticated;
 select raised('select auth.cleanup_expired_users()'), raised('call auth.cleanup()'), raised('select auth.schedule_cleanup()');
 rollback;
 
+-- R4, W12: a guest whom a trigger of auth.users does not let go counts as blocked, not as deleted, and holds up no other.
+-- Nor does it seem to have deleted itself (R5).
+begin;
+select guest('kept', '92 days') as kept, guest('old', '91 days') as old \gset
+select coalesce(sum(guests_expired), 0) as expired, coalesce(sum(guests_deleted), 0) as deleted from auth.stats \gset
+create function keep_user() returns trigger language plpgsql as $$ begin return null; end $$;
+create trigger keep_user before delete on auth.users for each row when (old.raw_user_meta_data->>'name' = 'kept') execute function keep_user();
+select * from did(auth.cleanup_expired_users(1));
+select * from did(auth.cleanup_expired_users(1));
+select why - 'table' as why from jsonb_array_elements(auth.cleanup_expired_users()->'by_table') why;
+select * from left_over;
+select sum(guests_expired) - :expired as expired, sum(guests_deleted) - :deleted as deleted from auth.stats;
+select * from session(auth.sign_in_anonymously('{"name": "kept"}')) \gset ada_
+select auth.authenticate(:'ada_token') = :'ada_id' as authenticated;
+reset role;
+select raised('select auth.delete_user()');
+select auth.uid() = :'ada_id' as still_there;
+drop trigger keep_user on auth.users;
+select * from did(auth.cleanup_expired_users());
+rollback;
+
 -- Bad input.
 begin;
 select raised('select auth.cleanup_expired_users(0)') as zero, raised('select auth.cleanup_expired_users(-1)') as negative;

@@ -16,7 +16,7 @@ $$;
 begin;
 delete from auth.cleanup_runs;
 delete from auth.audit_log_entries;
-select name, case when name like '%_age' or name = 'free_worker_slots' then value >= 0 else value = 0 end as value, unit, status from auth.health;
+select name, case when name like '%_age' or name in ('free_worker_slots', 'refused_calls') then value >= 0 else value = 0 end as value, unit, status from auth.health;
 select name, description from auth.health where description is null or description = '' or status not in ('ok', 'warning', 'critical');
 rollback;
 
@@ -135,3 +135,13 @@ select pg_current_xact_id_if_assigned() as no_transaction_id;
 rollback;
 
 drop function health, guest;
+
+-- W9, S16: refused calls are counted, whatever becomes of the transaction.
+select value as before from auth.health where name = 'refused_calls' \gset
+begin;
+set local request.headers = '{"x-forwarded-for": "192.0.2.99"}';
+set local anon_auth.forwarded_header = 'x-forwarded-for';
+select auth.set_setting('sign_in_rate_limit', '1');
+select count(*) filter (where raised('select auth.sign_in_anonymously()') like 'PT429 over_request_rate_limit%') as refused from generate_series(1, 4);
+rollback;
+select value - :before as counted from auth.health where name = 'refused_calls';

@@ -79,7 +79,28 @@ select raised($$ select * from auth.import_better_auth('supabase_auth') $$);
 -- Ids of better-auth.
 select auth.imported_id('0198F1C2-0000-7000-8000-000000000000') as kept, auth.imported_id('DVmCZGG0R6AZ4cgtBsFMZRZawSrSlII3') as made;
 
--- Nobody but a superuser.
+-- Reading a source that somebody else owns runs nothing of theirs with rights of the caller's: neither through a view nor
+-- through a cast or an index (N16).
+create role import_owner;
+create schema foreign_auth authorization import_owner;
+set local role import_owner;
+create function foreign_auth.who(text) returns text language plpgsql immutable as $$ begin assert current_user = 'import_owner', 'ran as ' || current_user; return current_user; end $$;
+create type foreign_auth.kind as enum ('a');
+create function foreign_auth.to_json(foreign_auth.kind) returns json language sql immutable as $$ select to_json(foreign_auth.who('cast')) $$;
+create cast (foreign_auth.kind as json) with function foreign_auth.to_json(foreign_auth.kind);
+create table foreign_auth.users (id uuid primary key, created_at timestamptz, kind foreign_auth.kind);
+create index on foreign_auth.users ((foreign_auth.who('index')));
+alter table foreign_auth.users enable row level security, force row level security;
+create view foreign_auth.sessions as select id as user_id, created_at, foreign_auth.who('view') as kind from foreign_auth.users;
+reset role;
+insert into foreign_auth.users values (id(60), '2020-01-01Z', 'a');
+select problem, detail from auth.import_supabase('foreign_auth');
+
+-- Nobody but a superuser; and whoever was granted that reads what is their own.
+grant execute on function auth.source_rows(text, text) to import_owner;
+set local role import_owner;
+select count(*) from auth.source_rows('foreign_auth', 'users');
+select raised($$ select auth.source_rows('supabase_auth', 'users') $$);
 set local role service_role;
-select has_function_privilege(p, 'execute') as may, p::regprocedure from unnest(array['auth.import_supabase(text)', 'auth.import_better_auth(text, boolean)', 'auth.import_users()', 'auth.prepare_import(text, text)']::regprocedure[]) p;
+select has_function_privilege(p, 'execute') as may, p::regprocedure from unnest(array['auth.import_supabase(text)', 'auth.import_better_auth(text, boolean)', 'auth.import_users()', 'auth.prepare_import(text, text)', 'auth.source_rows(text, text)']::regprocedure[]) p;
 rollback;

@@ -406,6 +406,33 @@ select raised('select auth.sign_in_anonymously(jsonb_build_object(''a'', repeat(
 select raised('select auth.sign_in_anonymously(''[1]'')');
 rollback;
 
+-- C5: a guest of a named provider that is not stored lives as long as one that is: by what the provider said at its sign-in.
+begin;
+select auth.set_guest_provider('kiosk', session_lifetime => '15 minutes') is not null as added;
+select * from session(auth.sign_in_anonymously(provider => 'kiosk')) \gset ada_
+select * from session(auth.sign_in_anonymously('{"n": 1}', provider => 'kiosk')) \gset bob_
+select auth.set_guest_provider('kiosk', session_lifetime => '1 year') is not null as changed;
+select * from session(auth.sign_in_anonymously(provider => 'kiosk')) \gset cal_
+select set_config('anon_auth.access_token', :'ada_token', true) is not null as set;
+select auth.ensure_user() = :'ada_id' as stored;
+select auth.remove_guest_provider('kiosk') as removed;
+select auth.refresh_session(:'bob_refresh')->'user'->'app_metadata' as app_metadata;
+select auth.refresh_session(:'cal_refresh') is not null as refreshed;
+select user_id = :'ada_id' as ada, user_id = :'bob_id' as bob, not_after - created_at as lasts from auth.sessions order by 1, 2;
+select bool_and(l.expires_at <= s.not_after) as until_its_tokens_are_over from auth.lazy_guests l join auth.sessions s using (user_id);
+rollback;
+-- Its access token does not outlast its session.
+begin;
+select auth.set_guest_provider('kiosk', session_lifetime => '1 second') is not null as added;
+select * from session(auth.sign_in_anonymously(provider => 'kiosk')) \gset ada_
+select auth.authenticate(:'ada_token') = :'ada_id' as authenticated;
+reset role;
+select pg_sleep(1.1);
+select auth.uid();
+select distinct regexp_replace(r, ' \|.*', '') as refused from refused(:'ada_id', :'ada_token', :'ada_refresh') r order by 1;
+select * from stored;
+rollback;
+
 -- Switched off.
 begin;
 insert into auth.settings (name, value) values ('disabled', 'true');

@@ -126,7 +126,14 @@ insert into corpus (policy, expected) values
 ('for select to authenticated using (nullif(current_setting(''request.jwt.claim.sub'', true), '''')::uuid = user_id)', 'reads_request_settings:warning'),
 ('for select to authenticated using (current_setting(''request.jwt.claims'')::jsonb->>''role'' = ''authenticated'')', 'guest_access:warning, reads_request_settings:warning'),
 ('for select to authenticated using (current_setting(''site.mode'') = ''open'')', 'guest_access:warning'),
-('as restrictive for insert to authenticated with check (auth.is_anonymous() is false)', 'denies_everybody:warning');
+('as restrictive for insert to authenticated with check (auth.is_anonymous() is false)', 'denies_everybody:warning'),
+-- Columns that may be NULL, claims that hold more than a text.
+('for select to authenticated using (coalesce(user_id = auth.uid(), true))', 'guest_access:warning'),
+('for insert to authenticated with check (coalesce(user_id, auth.uid()) = auth.uid())', 'guest_access:error'),
+('for select to authenticated using (coalesce(user_id = auth.uid(), false))', ''),
+('for select to authenticated using (auth.jwt()->''app_metadata'' @> ''{"teams": ["a"]}'')', ''),
+('for select to authenticated using (auth.jwt()->''app_metadata'' @> ''{}'')', 'guest_access:warning'),
+('for select to authenticated using (auth.jwt()->''amr''->0->>''method'' <> ''anonymous'')', 'guest_access_unclear:info');
 
 do $$
 declare
@@ -308,6 +315,22 @@ set local role service_role;
 set transaction read only;
 select count(*) as findings from auth.lint_policies();
 select pg_current_xact_id_if_assigned() as no_transaction_id;
+rollback;
+
+-- Policies that are too much for it do not keep it from the others: hundreds of unknowns, and expressions nested deeply.
+begin;
+create schema site;
+create table site.large (n int, b boolean);
+alter table site.large enable row level security;
+do $$
+begin
+    execute format('create policy wide on site.large for select to authenticated using (%s)',
+                   (select string_agg('n > ' || i, ' or ') from generate_series(1, 500) i));
+    execute format('create policy deep on site.large for select to authenticated using (%sb%s)',
+                   repeat('not (', 1000), repeat(' is true)', 1000));
+end
+$$;
+select * from lint('large');
 rollback;
 
 -- The extension's own tables, and those of other extensions, are none of its business; and without the role

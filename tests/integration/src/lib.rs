@@ -5,6 +5,9 @@
 
 mod database;
 mod device;
+mod dump;
+mod history;
+mod key_file;
 mod openid;
 mod pooler;
 mod postgrest;
@@ -15,6 +18,9 @@ mod tls;
 
 pub use database::*;
 pub use device::*;
+pub use dump::*;
+pub use history::*;
+pub use key_file::*;
 pub use openid::*;
 pub use pooler::*;
 pub use postgrest::*;
@@ -59,7 +65,8 @@ pub fn value<T: for<'a> postgres::types::FromSql<'a>>(client: &mut impl GenericC
     client.query_one(sql, &[]).unwrap_or_else(failed(sql)).get(0)
 }
 
-pub(crate) fn failed<T>(what: &str) -> impl FnOnce(Error) -> T {
+/// What to do where something that has to succeed fails: panic with the whole error.
+pub fn failed<T>(what: &str) -> impl FnOnce(Error) -> T {
     move |error| panic!("{what}: {}", describe(&error))
 }
 

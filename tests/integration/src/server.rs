@@ -14,23 +14,31 @@ pub struct Server {
     pub host: String,
     port: u16,
     user: String,
+    /// The folder of its programs.
+    bin: PathBuf,
     /// Removes the cluster when the last copy goes; `None` for the shared one.
     own: Option<Arc<Own>>,
 }
 
 struct Own {
     dir: PathBuf,
+    bin: PathBuf,
+}
+
+impl Own {
+    fn cluster(&self, command: &str, arguments: &[&str]) -> Result<String, String> {
+        cluster_in(&[(BIN, &self.bin.to_string_lossy())], command, &self.dir, arguments)
+    }
 }
 
 impl Drop for Own {
     fn drop(&mut self) {
-        let _ = cluster("remove", &self.dir, &[]);
+        let _ = self.cluster("remove", &[]);
     }
 }
 
-fn cluster(command: &str, dir: &Path, arguments: &[&str]) -> Result<String, String> {
-    cluster_in(&[], command, dir, arguments)
-}
+/// The variable that names the folder of Postgres's programs.
+const BIN: &str = "ANON_AUTH_PG_BIN";
 
 fn cluster_in(environment: &[(&str, &str)], command: &str, dir: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(repository().join("tests/cluster.sh"))
@@ -53,6 +61,7 @@ impl Server {
             host: environment("PGHOST"),
             port: environment("PGPORT").parse().expect("PGPORT is a number"),
             user: environment("PGUSER"),
+            bin: environment(BIN).into(),
             own: None,
         }
     }
@@ -69,6 +78,11 @@ impl Server {
         Self::own(dir, &printed)
     }
 
+    /// A new cluster on the Postgres of another folder of programs.
+    pub fn start_on(bin: &Path, settings: &[&str]) -> Self {
+        Self::start_in(&[(BIN, &bin.to_string_lossy())], settings)
+    }
+
     fn own(dir: PathBuf, printed: &str) -> Self {
         let value = |name: &str| {
             let line = printed.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -78,30 +92,55 @@ impl Server {
             host: value("PGHOST"),
             port: value("PGPORT").parse().expect("PGPORT is a number"),
             user: value("PGUSER"),
-            own: Some(Arc::new(Own { dir })),
+            bin: value(BIN).into(),
+            own: Some(Arc::new(Own { dir, bin: value(BIN).into() })),
         }
     }
 
     /// A new streaming standby of this cluster.
     pub fn standby(&self) -> Self {
         let dir = new_folder();
-        let printed = cluster("standby", self.dir(), &[&dir.to_string_lossy()]).unwrap();
+        let printed = self.with_cluster("standby", &[&dir.to_string_lossy()]);
         Self::own(dir, &printed)
+    }
+
+    /// The same data under the Postgres of another folder of programs, in a new cluster, by `pg_upgrade`. This one is
+    /// stopped, and stays as it was.
+    pub fn upgrade(&self, bin: &Path, settings: &[&str]) -> Self {
+        let dir = new_folder();
+        let to = dir.to_string_lossy();
+        let arguments: Vec<&str> = [&*to].into_iter().chain(settings.iter().copied()).collect();
+        let bin = bin.to_string_lossy();
+        let printed = cluster_in(&[(BIN, &bin)], "upgrade", self.dir(), &arguments).unwrap();
+        Self::own(dir, &printed)
+    }
+
+    /// Stops it; `recover` starts it again.
+    pub fn stop(&self) {
+        self.with_cluster("stop", &[]);
     }
 
     /// Kills the postmaster with SIGKILL.
     pub fn kill(&self) {
-        cluster("kill", self.dir(), &[]).unwrap();
+        self.with_cluster("kill", &[]);
     }
 
     /// Starts the cluster again.
     pub fn recover(&self) {
-        cluster("start", self.dir(), &[]).unwrap();
+        self.with_cluster("start", &[]);
     }
 
     /// The folder of a cluster that is not the shared one.
     pub fn dir(&self) -> &Path {
-        &self.own.as_ref().expect("the shared cluster is not to be stopped").dir
+        &self.own_cluster().dir
+    }
+
+    fn own_cluster(&self) -> &Own {
+        self.own.as_ref().expect("the shared cluster is not to be stopped")
+    }
+
+    fn with_cluster(&self, command: &str, arguments: &[&str]) -> String {
+        self.own_cluster().cluster(command, arguments).unwrap()
     }
 
     /// Connects to `database` as `user`.
@@ -146,7 +185,7 @@ impl Server {
 
     /// One of Postgres's programs, set to connect to this cluster.
     pub fn command(&self, name: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(Path::new(&environment("ANON_AUTH_PG_BIN")).join(name));
+        let mut command = Command::new(self.bin.join(name));
         command
             .env("PGHOST", &self.host)
             .env("PGPORT", self.port.to_string())
@@ -162,7 +201,8 @@ pub fn new_folder() -> PathBuf {
     std::env::temp_dir().join(format!("anon_auth_it.{}.{}", std::process::id(), serial()))
 }
 
-fn repository() -> PathBuf {
+/// The folder of the sources.
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 

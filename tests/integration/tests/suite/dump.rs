@@ -3,196 +3,32 @@
 use anon_auth_tests::*;
 use postgres::Client;
 use std::fs;
-use std::path::Path;
-
-const TABLES: &[&str] = &[
-    "users",
-    "identities",
-    "one_time_tokens",
-    "device_keys",
-    "sessions",
-    "session_revocations",
-    "lazy_guests",
-    "settings",
-    "signing_keys",
-    "identity_providers",
-    "guest_providers",
-    "captcha_services",
-    "audit_log_entries",
-    "merge_rules",
-    "daily_stats",
-    "stat_changes",
-];
-
-/// Number of rows and a digest of all of them, per table.
-fn contents(client: &mut Client) -> Vec<(String, i64, String)> {
-    TABLES
-        .iter()
-        .map(|table| {
-            // A rule of a table that was dropped is in no dump.
-            let condition = if *table == "merge_rules" { "relation in (select oid from pg_class)" } else { "true" };
-            let sql = format!(
-                "select count(*), coalesce(md5(string_agg(t::text, '|' order by t::text)), '') from auth.{table} t where {condition}"
-            );
-            let row = client.query_one(&sql, &[]).unwrap();
-            ((*table).to_owned(), row.get(0), row.get(1))
-        })
-        .collect()
-}
-
-/// Roles belong to the cluster, so a database's dump has none. The superuser is there already.
-fn copy_roles(from: &Server, to: &Server) {
-    let script = new_folder();
-    fs::write(&script, from.program("pg_dumpall", &["--roles-only"])).unwrap();
-    to.program("psql", &["-X", "-q", "-d", "postgres", "-f", &script.to_string_lossy()]);
-    fs::remove_file(script).unwrap();
-}
-
-fn dump_to(db: &Database, format: &str) -> std::path::PathBuf {
-    let path = new_folder();
-    db.server.program("pg_dump", &["-F", format, "-f", &path.to_string_lossy(), &db.name]);
-    path
-}
-
-fn psql(db: &Database, script: &Path, stop: &str) {
-    let stop = format!("ON_ERROR_STOP={stop}");
-    db.server.program("psql", &["-X", "-q", "-v", &stop, "-d", &db.name, "-f", &script.to_string_lossy()]);
-}
-
-/// What the database before and after a restore is asked about.
-struct Before {
-    fresh: Session,
-    refreshed: Session,
-    signed_with_previous_key: Session,
-    banned: Session,
-    stolen: Session,
-    permanent: Session,
-}
-
-fn fill(db: &Database) -> Before {
-    let mut admin = db.connect_with(&[
-        ("refresh_token_reuse_interval", "0"),
-        ("issuer", "https://example.com/auth"),
-        ("cleanup_age", "10 days"),
-        ("session_lifetime", "1 year"),
-    ]);
-    run(
-        &mut admin,
-        "create table notes (id int primary key, user_id uuid not null references auth.users (id) on delete cascade);
-         alter table notes enable row level security; grant select on notes to authenticated;
-         create policy own on notes to authenticated using (user_id = auth.uid());
-         insert into auth.daily_stats (day, guests_created) values ('2020-02-20', 20);
-         insert into auth.stat_changes (day, guests_promoted) values ('2020-02-22', 22);
-         create table by_name (user_id uuid references auth.users (id) deferrable initially deferred);
-         create function merge_notes(uuid, uuid) returns void language sql as '';
-         select auth.set_merge_rule('notes', 'function', function => 'merge_notes(uuid, uuid)');
-         select auth.set_merge_rule('by_name', 'keep_account', user_columns => '{user_id}');
-         create table short_lived (user_id uuid);
-         select auth.set_merge_rule('short_lived', 'ignore');
-         drop table short_lived",
-    );
-    // So many that a parallel restore has other tables' rows before them.
-    run(&mut admin, "insert into auth.users (id) select gen_random_uuid() from generate_series(1, 50000)");
-    let signed_with_previous_key = sign_in(&mut admin);
-    let signed_with_revoked_key: String = value(&mut admin, "select auth.rotate_signing_key('EdDSA')");
-    run(&mut admin, "select auth.rotate_signing_key('ES256'); select auth.create_signing_key('RS256')");
-    admin.query("select auth.revoke_signing_key($1)", &[&signed_with_revoked_key]).unwrap();
-    Issuer::new(&mut admin, "corp");
-    run(
-        &mut admin,
-        "select auth.set_guest_provider('kiosk', session_lifetime => '1 hour', rate_limit => 5, captcha => 'off');
-         select auth.sign_in_anonymously(provider => 'kiosk');
-         select auth.set_captcha('hcaptcha', '0xsecret', hostnames => '{www.example.com}')",
-    );
-    let first = sign_in(&mut admin);
-    let refreshed = refresh(&mut admin, &first.refresh_token).unwrap();
-    let stolen = sign_in(&mut admin);
-    refresh(&mut admin, &stolen.refresh_token).unwrap();
-    sleep(10);
-    expect_error(refresh(&mut admin, &stolen.refresh_token), "PT401", "refresh_token_already_used");
-    run(
-        &mut admin,
-        "select auth.set_setting('guest_storage', 'lazy');
-         begin; select auth.authenticate(auth.sign_in_anonymously()->>'access_token'); reset role; select auth.sign_out(); commit;
-         select auth.set_setting('guest_storage', 'eager')",
-    );
-    let before = Before {
-        fresh: sign_in(&mut admin),
-        refreshed,
-        signed_with_previous_key,
-        banned: sign_in(&mut admin),
-        stolen,
-        permanent: sign_in(&mut admin),
-    };
-    admin.execute("update auth.users set banned_until = 'infinity' where id = $1", &[&before.banned.user]).unwrap();
-    let id = &before.permanent.user;
-    for sql in [
-        "update auth.users set is_anonymous = false, email = 'a@example.com', email_confirmed_at = now() where id = $1",
-        "insert into auth.identities (user_id, provider, provider_id) values ($1, 'email', 'a@example.com')",
-        "insert into auth.device_keys values ('device', $1, '{}')",
-        "insert into auth.one_time_tokens values (gen_random_uuid(), $1, 'test', 'hash', '', now(), now() + interval '1 day')",
-        "insert into notes values (1, $1)",
-        "insert into by_name values ($1)",
-    ] {
-        admin.execute(sql, &[id]).unwrap();
-    }
-    before
-}
-
-/// Asserts that everything that worked before works in `db`, and nothing else.
-fn check(db: &Database, before: &Before) {
-    let mut client = db.connect();
-    for session in [&before.fresh, &before.refreshed, &before.signed_with_previous_key, &before.permanent] {
-        verify(&mut client, &session.access_token).unwrap_or_else(|error| panic!("{}", describe(&error)));
-        let refreshed =
-            refresh(&mut client, &session.refresh_token).unwrap_or_else(|error| panic!("{}", describe(&error)));
-        assert_eq!(refreshed.user, session.user);
-    }
-    expect_error(verify(&mut client, &before.banned.access_token), "PT403", "user_banned");
-    expect_error(refresh(&mut client, &before.banned.refresh_token), "PT403", "user_banned");
-    expect_error(verify(&mut client, &before.stolen.access_token), "PT401", "session_not_found");
-    refresh(&mut client, &before.stolen.refresh_token).expect_err("the revocation is restored too");
-    sign_in(&mut client);
-    assert_eq!(value::<i64>(&mut client, "select count(*) from auth.signing_keys"), 5, "no new key is needed");
-
-    let stray = client.batch_execute("insert into notes values (2, gen_random_uuid())");
-    assert_eq!(sqlstate(&stray.unwrap_err()), "23503", "the foreign key is there");
-    let mut app = db.connect_as(APP);
-    let mut transaction = app.transaction().unwrap();
-    authenticate(&mut transaction, &before.permanent.access_token).unwrap();
-    assert_eq!(value::<i64>(&mut transaction, "select count(*) from notes"), 1);
-    transaction.rollback().unwrap();
-    let customized: i64 = value(&mut client, "select count(*) from auth.customizations");
-    assert_eq!(customized, 0);
-}
 
 #[test]
 fn W11_dump_and_restore_lose_nothing() {
-    let (from, to) = (Server::start(&[]), Server::start(&[]));
+    let key_file = KeyFile::new(&[5; 32]);
+    let (from, to) = (Server::start(&[&key_file.setting()]), Server::start(&[&key_file.setting()]));
     let db = Database::on(&from);
-    let before = fill(&db);
-    let mut source = db.connect();
-    let expected = contents(&mut source);
-    assert!(expected.iter().all(|(_, rows, _)| *rows > 0), "{expected:?}");
-    let settings = "select string_agg(name || '=' || value, ', ' order by name) from auth.all_settings";
-    let expected_settings: String = value(&mut source, settings);
+    let history = History::make(&db);
+    let expected = contents(&mut db.connect());
     copy_roles(&from, &to);
 
-    let script = dump_to(&db, "p");
+    let script = dump(&db, &to, "p");
     let plain = Database::empty(&to);
-    psql(&plain, &script, "1");
-    let folder = dump_to(&db, "d");
+    run_script(&plain, &script, "1");
+    let folder = dump(&db, &to, "d");
     let parallel = Database::empty(&to);
-    to.program("pg_restore", &["-j", "4", "-e", "-d", &parallel.name, &folder.to_string_lossy()]);
+    restore(&parallel, &folder);
     for restored in [&plain, &parallel] {
         let mut client = restored.connect();
         assert_eq!(contents(&mut client), expected);
-        assert_eq!(value::<String>(&mut client, settings), expected_settings);
-        let rules: i64 = value(&mut client, "select count(*) from auth.merge_rules");
-        assert_eq!(rules, 2, "those of tables that there are");
-        check(restored, &before);
+        let forgotten =
+            "select count(*) from auth.merge_rules r where not exists (select from pg_class where oid = r.relation)";
+        assert_eq!(value::<i64>(&mut client, forgotten), 0, "a rule without a table is left out");
+        assert_eq!(value::<i64>(&mut client, "select count(*) from auth.customizations"), 0);
+        history.check(restored);
     }
-    check(&db, &before);
+    history.check(&db);
     fs::remove_file(script).unwrap();
     fs::remove_dir_all(folder).unwrap();
 }
@@ -202,7 +38,7 @@ fn N19_an_older_dump_makes_no_newer_token_valid() {
     let db = Database::new();
     let mut client = db.connect();
     let old = sign_in(&mut client);
-    let script = dump_to(&db, "p");
+    let script = dump(&db, &db.server, "p");
 
     let newer: Vec<_> = (0..3)
         .scan(old.clone(), |session, _| {
@@ -215,7 +51,7 @@ fn N19_an_older_dump_makes_no_newer_token_valid() {
     let with_newer_key = sign_in(&mut client);
 
     let restored = Database::empty(&db.server);
-    psql(&restored, &script, "1");
+    run_script(&restored, &script, "1");
     fs::remove_file(script).unwrap();
     let mut client = restored.connect();
     let refuse = |client: &mut Client| {
@@ -278,7 +114,7 @@ fn W11_customizations_are_listed_with_their_sql() {
         .iter()
         .map(|row| row.get(0))
         .collect();
-    let script = dump_to(&db, "p");
+    let script = dump(&db, &db.server, "p");
     let restored = Database::empty(&db.server);
     let mut target = restored.connect();
     run(
@@ -290,7 +126,7 @@ fn W11_customizations_are_listed_with_their_sql() {
         run(&mut target, statement);
     }
     assert_eq!(list(&mut target), expected);
-    psql(&restored, &script, "0");
+    run_script(&restored, &script, "0");
     fs::remove_file(script).unwrap();
     let nickname = target.query_one("select nickname from auth.users where id = $1", &[&guest.user]).unwrap();
     assert_eq!(nickname.get::<_, String>(0), "Ada");

@@ -4,8 +4,7 @@ use anon_auth_tests::*;
 use postgres::Client;
 use serde_json::{Value, json};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A secret of 256 bits, as a JWK of RFC 7517.
 const SECRET_JWK: &str =
@@ -139,34 +138,6 @@ fn header(client: &mut Client, token: &str) -> Value {
     client.query_one(sql, &[&part]).unwrap().get(0)
 }
 
-/// A file that the server can read.
-struct KeyFile(PathBuf);
-
-impl KeyFile {
-    fn new(bytes: &[u8]) -> Self {
-        let file = Self(new_folder());
-        file.write(bytes);
-        file
-    }
-
-    fn write(&self, bytes: &[u8]) {
-        fs::write(&self.0, bytes).unwrap();
-        fs::set_permissions(&self.0, fs::Permissions::from_mode(0o644)).unwrap();
-    }
-
-    /// Has new connections to `db` use it.
-    fn put_to_use(&self, db: &Database) {
-        let path = self.0.to_string_lossy();
-        run(&mut db.connect(), &format!("alter database {} set anon_auth.key_file = '{path}'", db.name));
-    }
-}
-
-impl Drop for KeyFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
 fn unsealed(client: &mut Client) -> i64 {
     value(client, "select count(*) from auth.signing_keys where not sealed")
 }
@@ -199,7 +170,7 @@ fn S21_sealed_keys_open_with_their_file_only() {
     // Missing, wrong, too short, too long, a folder: nothing is issued, and what needs the key is refused.
     let unusable: [&dyn Fn(); 5] =
         [&|| file.write(&[8; 32]), &|| file.write(&[7; 31]), &|| file.write(&[7; 33]), &|| file.write(b""), &|| {
-            fs::remove_file(&file.0).unwrap()
+            file.remove()
         }];
     for make_unusable in unusable {
         make_unusable();
