@@ -268,7 +268,7 @@ fn lint_tables(findings: &mut Findings) -> Result<()> {
              from pg_catalog.pg_class c
              join pg_catalog.pg_namespace n on n.oid = c.relnamespace
              left join pg_catalog.pg_roles r on r.rolname = 'authenticated'
-             where not c.relrowsecurity and c.relkind <> 'v' and ",
+             where not c.relrowsecurity and c.relkind in ('r', 'p') and ",
             of_applications!(),
             " and (exists (select from pg_catalog.pg_policy p where p.polrelid = c.oid)
                    or (pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')
@@ -278,29 +278,43 @@ fn lint_tables(findings: &mut Findings) -> Result<()> {
         )),
         &[],
     );
-    // A view is read with the rights of its owner, unless it says otherwise.
+    // A view is read with the rights of its owner, unless it says otherwise, and so is what is below it; a materialized
+    // one holds what its owner could read.
     static VIEWS: Statement = Statement::new(
         spi::literal(concat!(
-            "select n.nspname::text, c.relname::text, t.oid::pg_catalog.regclass::text
-             from pg_catalog.pg_class c
+            "with recursive relation as (
+                 select c.oid, c.relowner as owner, c.relkind in ('v', 'm') as is_view,
+                        exists (select from pg_catalog.pg_options_to_table(c.reloptions) i
+                                where i.option_name = 'security_invoker' and i.option_value::pg_catalog.bool) as is_invoker
+                 from pg_catalog.pg_class c where c.relkind in ('v', 'm') or c.relrowsecurity
+             ), reads as (
+                 select oid as view, oid as relation, owner as reader from relation where is_view and not is_invoker
+                 union
+                 select r.view, t.oid, case when t.is_view and not t.is_invoker then t.owner else r.reader end
+                 from reads r
+                 join pg_catalog.pg_rewrite w on w.ev_class = r.relation and w.ev_type = '1'
+                 join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and d.objid = w.oid
+                                            and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                 join relation t on t.oid = d.refobjid
+             ), bypassed as (
+                 select r.view, pg_catalog.min(t.oid) as relation
+                 from reads r
+                 join pg_catalog.pg_roles o on o.oid = r.reader
+                 join pg_catalog.pg_class t on t.oid = r.relation and t.relrowsecurity
+                 where o.rolsuper or o.rolbypassrls
+                    or not t.relforcerowsecurity and pg_catalog.pg_has_role(o.oid, t.relowner, 'usage')
+                 group by r.view
+             )
+             select n.nspname::text, c.relname::text, b.relation::pg_catalog.regclass::text, c.relkind = 'm'
+             from bypassed b
+             join pg_catalog.pg_class c on c.oid = b.view
              join pg_catalog.pg_namespace n on n.oid = c.relnamespace
              join pg_catalog.pg_roles r on r.rolname = 'authenticated'
-             join pg_catalog.pg_roles o on o.oid = c.relowner
-             join pg_catalog.pg_rewrite w on w.ev_class = c.oid
-             join lateral (
-                 select t.oid from pg_catalog.pg_depend d join pg_catalog.pg_class t on t.oid = d.refobjid
-                 where d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass and d.objid = w.oid
-                   and d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass and t.relrowsecurity
-                   and (o.rolsuper or o.rolbypassrls
-                        or not t.relforcerowsecurity and pg_catalog.pg_has_role(o.oid, t.relowner, 'usage'))
-                 order by t.oid limit 1) t on true
-             where c.relkind = 'v' and ",
+             where ",
             of_applications!(),
             " and pg_catalog.has_schema_privilege(r.oid, n.oid, 'usage')
               and (pg_catalog.has_any_column_privilege(r.oid, c.oid, 'select, insert, update')
                    or pg_catalog.has_table_privilege(r.oid, c.oid, 'delete'))
-              and not exists (select from pg_catalog.pg_options_to_table(c.reloptions) i
-                              where i.option_name = 'security_invoker' and i.option_value::pg_catalog.bool)
              order by n.nspname, c.relname\0"
         )),
         &[],
@@ -318,9 +332,18 @@ fn lint_tables(findings: &mut Findings) -> Result<()> {
     VIEWS.each(&[], |row| {
         let text = |n| row.get::<String>(n).unwrap_or_default();
         let (schema, view) = (text(1), text(2));
-        let reason = format!("Through this view everybody reads {} with the rights of the view's owner, to whom policies do not apply.", text(3));
-        let fix = format!("ALTER VIEW {}.{} SET (security_invoker = true);", quoted(&schema), quoted(&view));
-        findings.add_about_table((&schema, &view), None, "view_bypasses_policies", Level::Warning, &reason, Some(fix));
+        let (reason, fix) = match row.get(4) {
+            Some(true) => {
+                let reason = format!("In this materialized view everybody reads what its owner could read of {}, to whom policies do not apply.", text(3));
+                (reason, None)
+            }
+            _ => {
+                let reason = format!("Through this view everybody reads {} with the rights of the view's owner, to whom policies do not apply.", text(3));
+                let fix = format!("ALTER VIEW {}.{} SET (security_invoker = true);", quoted(&schema), quoted(&view));
+                (reason, Some(fix))
+            }
+        };
+        findings.add_about_table((&schema, &view), None, "view_bypasses_policies", Level::Warning, &reason, fix);
         Ok(())
     })?;
     Ok(())

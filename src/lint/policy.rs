@@ -91,10 +91,10 @@ fn letter(command: Command) -> &'static str {
     }
 }
 
-/// The condition under which a table, "c" of schema "n", is an application's own.
+/// The condition under which a table or a view, "c" of schema "n", is an application's own.
 macro_rules! of_applications {
     () => {
-        "c.relkind in ('r', 'p', 'v') and c.relpersistence <> 't'
+        "c.relpersistence <> 't'
          and n.nspname <> 'pg_catalog' and n.nspname <> 'pg_toast' and n.nspname <> 'information_schema'
          and not exists (select from pg_catalog.pg_depend e
                          where e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass and e.objid = c.oid
