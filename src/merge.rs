@@ -50,7 +50,7 @@ fn merge_anonymous_user(args: &Args) -> Result<JsonB> {
         return Err(invalid("the guest to merge is the signed-in user itself")
             .hint("Sign in to the account first, and pass a token of the guest."));
     }
-    let pair = Pair { guest, account };
+    let pair = Pair::new(guest, account);
     // Before the first code of an application's, and where no rollback of an attempt can undo it.
     as_owner::settle_constraints()?;
     let report = attempt(|contended| {
@@ -84,7 +84,7 @@ fn merge(pair: &Pair, token: &str, preferred: Side, dry_run: bool, contended: &B
         // It may have done anything to either of them.
         pair.lock(token)?;
     }
-    let foreign_keys = deletion::lock_foreign_keys()?;
+    let foreign_keys = with_short_waits(deletion::lock_foreign_keys)?;
     let rules = Rules::load()?;
     let (followed, ignored): (Vec<_>, Vec<_>) =
         followed::all()?.into_iter().partition(|table| !matches!(rules.of(table.table.relation), Rule::Ignore));

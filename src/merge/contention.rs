@@ -59,18 +59,27 @@ fn explained(failed: Error) -> Error {
     let is_the_servers = failed.is_interrupt() || ["40001", "40P01"].contains(&state.as_str());
     let is_the_servers = is_the_servers || ["53", "57", "58", "XX"].iter().any(|class| state.starts_with(class));
     let is_ours = matches!(failed, Error::Ours(_));
-    let Some(table) = failed.table().filter(|_| !is_the_servers && !is_ours).map(str::to_owned) else {
+    if is_the_servers || is_ours {
         return failed;
-    };
-    let explained = match failed.is_lock_timeout() {
-        true => error(409, "conflict", format!("rows of table {table} are locked by somebody else"))
-            .hint("Nothing was changed. Try again."),
-        false => error(409, "merge_failed", format!("table {table}: {}", failed.message())).hint(
+    }
+    let table = failed.table().map(str::to_owned);
+    let explained = match (&table, failed.is_lock_timeout()) {
+        (Some(table), true) => locked(&format!("rows of table {table} are")),
+        (None, true) => locked("the guest or the account is"),
+        (Some(table), false) => error(409, "merge_failed", format!("table {table}: {}", failed.message())).hint(
             "Nothing was changed. A constraint or a trigger of the table is in the way; see auth.set_merge_rule().",
         ),
+        (None, false) => return failed,
     };
     failed.discard();
-    explained.about(&table, "")
+    match table {
+        Some(table) => explained.about(&table, ""),
+        None => explained,
+    }
+}
+
+fn locked(what: &str) -> Error {
+    error(409, "conflict", format!("{what} locked by somebody else")).hint("Nothing was changed. Try again.")
 }
 
 /// Keeps others from writing the tables in whose rows they got in the way, and then runs `body`, which locks the users.

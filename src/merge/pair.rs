@@ -1,5 +1,6 @@
 //! The two users of a merge: locked, made one, and the ways by which the guest could come back.
 
+use super::contention::with_short_waits;
 use super::report::Side;
 use crate::error::{Result, error};
 use crate::hooks::{self, Hook};
@@ -8,18 +9,32 @@ use crate::spi::{self, Statement};
 use crate::{claims, sessions, users};
 use pgrx::pg_sys;
 use serde_json::{Value, json};
+use std::cell::Cell;
 use uuid::Uuid;
 
 /// The two users.
 pub struct Pair {
     pub guest: Uuid,
     pub account: Uuid,
+    /// Which of them the next attempt locks first.
+    first: Cell<Uuid>,
 }
 
 impl Pair {
+    pub fn new(guest: Uuid, account: Uuid) -> Self {
+        Self { guest, account, first: Cell::new(guest.min(account)) }
+    }
+
     /// Locks both users, and asks again who they are, now that nobody can change it.
     pub fn lock(&self, token: &str) -> Result<()> {
-        users::lock_both(self.guest, self.account, users::lock_for_deletion)?;
+        // The first is waited for with nothing in hand. Who holds the other may be about to wait for the first, so that
+        // one is waited for shortly, and is the first of the next attempt.
+        let first = self.first.get();
+        let other = if first == self.guest { self.account } else { self.guest };
+        users::lock_for_deletion(first)?;
+        self.first.set(other);
+        with_short_waits(|| users::lock_for_deletion(other))?;
+        self.first.set(first);
         sessions::lock_all(self.guest)?;
         let (account, _) = claims::require()?;
         let guest = sessions::bearer(token)?;

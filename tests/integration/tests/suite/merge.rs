@@ -300,6 +300,48 @@ fn W1_rows_that_somebody_holds() {
     assert_eq!(value::<String>(&mut app, "show lock_timeout"), "0");
 }
 
+#[test]
+fn W1_who_writes_for_both_gets_on_however_long_the_merge_waits() {
+    let (db, mut admin) = setup();
+    // Long past it: Postgres looks for a deadlock once for each wait, when it has lasted that long.
+    run(&mut admin, &format!("alter database {} set deadlock_timeout = '100ms'", db.name));
+    let (first, second) = (account(&mut admin), account(&mut admin));
+    let guest = sign_in(&mut admin);
+    let last = account(&mut admin);
+    for (n, account) in [&first, &second, &last].into_iter().enumerate() {
+        // In either order of the ids of those whose rows are written.
+        let (before, after) = if account.user == second.user { (account, &guest) } else { (&guest, account) };
+        let mut writer = db.connect();
+        let mut writing = writer.transaction().unwrap();
+        let write = |user: &Session| format!("insert into notes values ('{}', {n})", user.user);
+        run(&mut writing, &write(before));
+        let mut app = db.connect_as(APP);
+        std::thread::scope(|scope| {
+            let merged = scope.spawn(|| {
+                let mut transaction = app.transaction().unwrap();
+                authenticate(&mut transaction, &account.access_token).unwrap();
+                let sql = "select auth.merge_anonymous_user($1, dry_run => true)";
+                transaction.execute(sql, &[&guest.access_token]).map_err(|error| describe(&error))
+            });
+            let waiting =
+                "select exists (select from pg_locks where waitstart < clock_timestamp() - interval '300 ms')";
+            wait_until("the merge waits", Duration::from_secs(10), || value(&mut admin, waiting));
+            writing.batch_execute(&write(after)).unwrap_or_else(|error| panic!("{}", describe(&error)));
+            writing.commit().unwrap();
+            merged.join().unwrap().unwrap();
+        });
+    }
+    assert_eq!(deadlocks(&mut admin), 0);
+    // A limit of the caller's own is no reason to speak of statements.
+    let mut holder = db.connect();
+    let mut held = holder.transaction().unwrap();
+    run(&mut held, &format!("select from auth.users where id = '{}' for update", guest.user));
+    let mut app = db.connect_as(APP);
+    run(&mut app, "set lock_timeout = '200ms'");
+    let text = expect_error(merge(&mut app, &first, &guest), "PT409", "conflict");
+    assert!(text.contains("the guest or the account is locked by somebody else"), "{text}");
+}
+
 /// Merges while a transaction of another's has done `write`, and commits when the merge waits.
 fn merge_meanwhile(db: &Database, admin: &mut Client, account: &Session, guest: &Session, write: &str) -> Value {
     let mut writer = db.connect();
