@@ -182,7 +182,9 @@ fn C3_a_sign_in_that_waits_for_its_captcha_can_be_interrupted() {
         run(&mut admin, &format!("select {end}({pid})"));
         let (result, _app) = waiting.join().unwrap();
         let error = result.unwrap_err();
-        assert!(["57014", "57P01"].contains(&sqlstate(&error)), "{}", describe(&error));
+        // A connection that ends with its last message may hide it from the driver.
+        let is_ended = ["57014", "57P01"].contains(&sqlstate(&error)) || error.is_closed();
+        assert!(is_ended, "{}", describe(&error));
         assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     }
     // One after the other: so many may be left behind, and no more.
