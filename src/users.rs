@@ -230,11 +230,8 @@ pub fn lock_for_deletion(id: Uuid) -> Result<()> {
     LOCK.run(&[spi::uuid(id)]).map(|_| ())
 }
 
-/// Locks two users, in the order in which everybody does who locks two.
-///
-/// # Arguments
-/// * `lock` – locks one
-pub fn lock_both(one: Uuid, other: Uuid, lock: impl Fn(Uuid) -> Result<()>) -> Result<()> {
+/// Locks two users as [`lock`] does, in the order in which everybody does who locks two and waits for both.
+pub fn lock_both(one: Uuid, other: Uuid) -> Result<()> {
     lock(one.min(other))?;
     lock(one.max(other))
 }

@@ -235,14 +235,15 @@ fn verify_link(purpose: Purpose, token: &str, address: Option<Address>) -> Resul
     prove(&user, token, purpose, address, prover, locked)
 }
 
-/// Locks the user of a code and, where the code may sign it in to the owner of the address, that one, too. Returns the owner.
+/// Locks the user of a code and, where the code may sign it in to the owner of the address, that one, too. Returns the
+/// owner.
 fn lock_users(token: &OneTimeToken, purpose: Purpose) -> Result<Option<Uuid>> {
     let owner = match users::find(token.user)? {
         Some(user) => linking::user_to_sign_in_to(&user, proven_by(token, purpose).owner()?)?,
         None => None,
     };
     match owner {
-        Some(owner) => users::lock_both(token.user, owner, users::lock)?,
+        Some(owner) => users::lock_both(token.user, owner)?,
         None => users::lock(token.user)?,
     }
     Ok(owner)

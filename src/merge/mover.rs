@@ -99,9 +99,10 @@ impl Mover {
         let mut changed = 0;
         if !is_followed {
             let rule = self.rule(reference.table.relation).name();
-            let movers = self.count_once(reference, keys)?;
-            let existing = self.count_once(reference, &keys.swapped())?;
-            let (guest, account) = if side == Side::Guest { (movers, existing) } else { (existing, movers) };
+            let movers = self.uncounted(reference, keys, |_| true);
+            let existing = self.uncounted(reference, &keys.swapped(), |_| true);
+            let counts = (rows::count(reference, &movers)?, rows::count(reference, &existing)?);
+            let (guest, account) = if side == Side::Guest { counts } else { (counts.1, counts.0) };
             self.report.found(&reference.table.name, rule, guest, account);
             let loser = match self.rule(reference.table.relation) {
                 Rule::KeepAccount => Some(Side::Guest),
@@ -109,14 +110,10 @@ impl Mover {
                 Rule::Function(_) | Rule::FunctionMissing(_) => return Err(no_user_column(&reference.table)),
                 _ => None,
             };
-            match loser {
-                Some(loser) if loser == side => {
-                    changed = self.delete(reference, reference.rows(keys), side)?;
-                    self.depth -= 1;
-                    return Ok(changed);
-                }
-                Some(loser) => changed += self.delete(reference, reference.rows(&keys.swapped()), loser)?,
-                None => {}
+            if let Some(loser) = loser {
+                // Not those that were counted: what has a key of the loser's by now has it in the place of rows that
+                // are gone.
+                changed += self.delete(reference, if loser == side { movers } else { existing }, loser)?;
             }
         }
         changed += self.resolve(reference, keys, side)?;
@@ -125,25 +122,24 @@ impl Mover {
         Ok(changed)
     }
 
-    /// The number of rows with the old keys that are not in the report yet: a row may be reached by several keys, and
-    /// from several rows.
-    fn count_once(&mut self, reference: &Rc<Reference>, keys: &Keys) -> Result<u64> {
-        self.count_uncounted(reference, keys, |_| true)
-    }
-
-    /// The same for rows about to be deleted. Those that had the key when it was counted have another by now.
+    /// The number of rows with the old keys that are about to be deleted and are not in the report yet. Those that had
+    /// the key when it was counted have another by now.
     pub fn count_deleted_once(&mut self, reference: &Rc<Reference>, keys: &Keys) -> Result<u64> {
-        self.count_uncounted(reference, keys, |other| other.constraints != reference.constraints)
+        let uncounted = self.uncounted(reference, keys, |other| other.constraints != reference.constraints);
+        rows::count(reference, &uncounted)
     }
 
+    /// The rows with the old keys that are not in the report yet, which now are: a row may be reached by several keys,
+    /// and from several rows.
+    ///
     /// # Arguments
     /// * `counts` – by which keys a row would have been counted
-    fn count_uncounted(
+    fn uncounted(
         &mut self,
         reference: &Rc<Reference>,
         keys: &Keys,
         counts: impl Fn(&Reference) -> bool,
-    ) -> Result<u64> {
+    ) -> Selection {
         let counted = self.counted.entry(reference.table.relation).or_default();
         let mut uncounted = Selection::default();
         reference.restrict(&mut uncounted, keys, true);
@@ -154,7 +150,7 @@ impl Mover {
             Some((_, counted)) => counted.extend(keys),
             None => counted.push((reference.clone(), keys.clone())),
         }
-        rows::count(reference, &uncounted)
+        uncounted
     }
 
     /// Of rows that would collide, lets one go.

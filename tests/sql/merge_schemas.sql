@@ -614,6 +614,34 @@ select id, who(user_id) from t order by id;
 rollback;
 drop schema nulls cascade;
 
+-- Rows that get the guest's key on the way, in the place of rows that a rule drops, are not the guest's.
+create schema passing;
+set search_path = passing, public;
+create table books (user_id uuid references auth.users (id) on delete cascade, id int, name text, primary key (user_id, id));
+create table entries (user_id uuid, book int, n int, foreign key (user_id, book) references books on delete cascade);
+begin;
+insert into books values (ada(), 1, 'x'), (bob(), 1, 'y'), (ada(), 2, 'z');
+insert into entries values (ada(), 1, 1), (ada(), 2, 2), (bob(), 1, 3);
+select auth.set_merge_rule('entries', 'keep_account');
+select * from merge('guest');
+select who(user_id), id, name from books order by id;
+select who(user_id), book, n from entries;
+rollback;
+-- Where a row hangs on two that share the user's id, and one of them collides, it is refused.
+create table moves (user_id uuid, source int, target int, foreign key (user_id, source) references books, foreign key (user_id, target) references books);
+begin;
+insert into books values (ada(), 1, 'x'), (ada(), 2, 'z');
+insert into moves values (ada(), 1, 2);
+savepoint before;
+select * from merge();
+select who(user_id), source, target from moves;
+rollback to before;
+insert into books values (bob(), 1, 'y');
+select raised('select merge()');
+select who(user_id) = 'Ada' as of_ada, source, target from moves;
+rollback;
+drop schema passing cascade;
+
 reset search_path;
 drop function merge, ada, bob, who;
 delete from auth.users;
