@@ -90,7 +90,20 @@ insert into calls (function, call) values
     ('remove_identity_provider', $$select auth.remove_identity_provider('x')::text$$),
     ('refresh_identity_provider_keys', 'select auth.refresh_identity_provider_keys()::text'),
     ('link_identity, refused', $$select pg_temp.refused('select auth.link_identity(''x'', ''a.b.c'')')$$),
-    ('sign_in_with_id_token, refused', $$select pg_temp.refused('select auth.sign_in_with_id_token(''x'', ''a.b.c'')')$$);
+    ('sign_in_with_id_token, refused', $$select pg_temp.refused('select auth.sign_in_with_id_token(''x'', ''a.b.c'')')$$),
+    ('create_challenge', $$select auth.create_challenge('device')::text$$),
+    ('create_challenge, altcha', $$select auth.create_challenge('altcha')::text$$),
+    ('sign_in_with_device_key, refused', $$select pg_temp.refused('select auth.sign_in_with_device_key(''a.b.c'')')$$),
+    ('remove_device_key, refused', $$select pg_temp.refused('select auth.remove_device_key(''x'')')$$),
+    ('set_guest_provider', $$select auth.set_guest_provider('demo', captcha => 'off')::text$$),
+    ('remove_guest_provider', $$select auth.remove_guest_provider('x')::text$$),
+    ('set_captcha', $$select auth.set_captcha('turnstile', 'secret')::text$$),
+    ('remove_captcha', $$select auth.remove_captcha('hcaptcha')::text$$),
+    ('normal_address', $$select auth.normal_address('email', 'Ada@Example.org')$$),
+    ('imported_password', $$select auth.imported_password('$2b$04$co.zxPuQvFqnLtdrfivynOyEQj0fZ.LRQVyl6AWJ/ftQs.ViILzXO')$$),
+    ('source_rows, refused', $$select pg_temp.refused('select auth.source_rows(''nowhere'', ''users'')')$$),
+    ('policy_findings', 'select auth.policy_findings()::text'),
+    ('health_checks', 'select auth.health_checks()::text');
 insert into calls (function, call, start) values
     ('resend', $$select auth.resend('email_change')::text$$, $$select auth.update_user('{"email": "ada@example.com"}')::text$$),
     ('authenticate', 'select $1 where auth.authenticate($1) is not null', 'select current_setting(''bench.token'')'),
@@ -101,7 +114,7 @@ insert into calls (function, call, start) values
 update calls set share = 0.25 where function in
     ('sign_out', 'sign_in_anonymously', 'refresh_session', 'jwt, another token', 'set_setting', 'import_provider');
 update calls set share = 0.05 where function in ('delete_user', 'cleanup_expired_users')
-                                 or function ~ 'signing_key$'
+                                 or function ~ 'signing_key$|^(health|policy)_'
                                  or function in ('resend', 'update_user, email', 'verify_otp, refused', 'sign_in_with_password, refused');
 alter table calls add calls int generated always as (:calls * share) stored;
 

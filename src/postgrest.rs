@@ -26,14 +26,17 @@ fn request_headers() -> Option<Value> {
 
 /// The value of a header of the request; its name is case-insensitive. PostgREST gives one value for each name.
 pub fn header(name: &str) -> Option<String> {
+    header_value(name)?.as_str().map(str::to_owned)
+}
+
+fn header_value(name: &str) -> Option<Value> {
     let headers = request_headers()?;
     let (_, value) = headers.as_object()?.iter().find(|(other, _)| other.eq_ignore_ascii_case(name))?;
-    value.as_str().map(str::to_owned)
+    Some(value.clone())
 }
 
 fn pre_request(_: &Args) -> Result<()> {
-    let headers = request_headers();
-    let Some(authorization) = headers.as_ref().and_then(|headers| headers.get("authorization")) else {
+    let Some(authorization) = header_value("authorization") else {
         // Whatever this connection was used for before.
         return guc::set_local("anon_auth.access_token", "");
     };

@@ -106,6 +106,11 @@ unsafe fn map(handle: pg_sys::dsm_handle) -> *mut Shared {
     unsafe {
         let segment = pg_sys::dsm_attach(handle);
         assert!(!segment.is_null(), "a segment that is pinned is there");
+        // A build of the same version that is laid out otherwise.
+        assert!(
+            pg_sys::dsm_segment_map_length(segment) >= size_of::<Shared>(),
+            "the shared memory is another build's: restart the server"
+        );
         pg_sys::dsm_pin_mapping(segment);
         pg_sys::dsm_segment_address(segment).cast()
     }

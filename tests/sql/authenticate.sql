@@ -157,6 +157,9 @@ set local session authorization app_login;
 select auth.pre_request() is not null as done, auth.uid() is null as nobody;
 select set_config('request.headers', jsonb_build_object('authorization', 'Bearer ' || :'ada_token')::text, true) is not null as set;
 select auth.pre_request() is not null as done, auth.uid() = :'ada_id' as authenticated, current_user;
+reset role;
+select set_config('request.headers', jsonb_build_object('Authorization', 'bearer ' || :'ada_token')::text, true) is not null as set;
+select auth.pre_request() is not null as done, auth.uid() = :'ada_id' as authenticated, current_user;
 rollback;
 begin;
 select headers, set_config('request.headers', headers, true) is not null as set, raised('select auth.pre_request()')
