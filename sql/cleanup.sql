@@ -26,27 +26,17 @@ create procedure auth.cleanup()
 as $$
 declare
     result pg_catalog.jsonb;
-    size pg_catalog.int4 := 1000;
-    started pg_catalog.timestamptz;
 begin
     loop
-        started := pg_catalog.clock_timestamp();
         result := auth.cleanup_expired_users(
-            size, recheck_after => pg_catalog.jsonb_extract_path_text(result, 'recheck_after')::pg_catalog.uuid);
+            recheck_after => pg_catalog.jsonb_extract_path_text(result, 'recheck_after')::pg_catalog.uuid);
         commit;
         exit when not pg_catalog.jsonb_extract_path_text(result, 'more')::pg_catalog.bool;
-        -- A batch costs something by itself. But whoever needs one of its guests waits for its end, so it grows only
-        -- while it is over soon.
-        size := case when pg_catalog.int4eq(pg_catalog.jsonb_extract_path_text(result, 'deleted')::pg_catalog.int4, size)
-                      and pg_catalog.interval_lt(
-                              pg_catalog.timestamptz_mi(pg_catalog.clock_timestamp(), started), '50 ms'::pg_catalog.interval)
-                     then pg_catalog.int4smaller(pg_catalog.int4mul(size, 2), 8000)
-                     else 1000 end;
     end loop;
 end
 $$;
 comment on procedure auth.cleanup() is
-'Deletes everything that has expired, a batch of 1000 guests per transaction, or of more (up to 8000) where that takes no longer than a moment; can be stopped and started at any time, and run twice at once. Call it outside a transaction block, by a role that has EXECUTE on it and on auth.cleanup_expired_users(); it need not be a superuser.
+'Deletes everything that has expired, a batch of 1000 guests per transaction; can be stopped and started at any time, and run twice at once. Call it outside a transaction block, by a role that has EXECUTE on it and on auth.cleanup_expired_users(); it need not be a superuser.
 Example: call auth.cleanup();';
 
 create function auth.schedule_cleanup(schedule text default '*/10 * * * *') returns bigint
