@@ -300,7 +300,8 @@ update auth.users set is_anonymous = false where id = :'bob_id';
 insert into same.t values (1, :'ada_id'), (2, :'bob_id'), (99, null);
 insert into same.child values (99);
 select set_config('anon_auth.access_token', :'bob_token', true) is not null as set;
-select raised('select auth.merge_anonymous_user($1)', :'ada_token');
+-- Postgres 18 names the setting.
+select replace(raised('select auth.merge_anonymous_user($1)', :'ada_token'), 'RESTRICT setting of ', '') as raised;
 select id from same.t order by id;
 rollback;
 drop schema same cascade;
